@@ -1,0 +1,186 @@
+"""The border between the event loop and the engine's thread.
+
+Event loop: submit, abort, Generation. Engine thread: _loop and everything it calls. They share two things, each under `_wake`: the command
+list (loop -> thread) and `_pending` (requests not ended yet). Outputs cross back as one call_soon_threadsafe per step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import threading
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Protocol
+
+from jitney_runtime.engine.engine import Engine, EngineStats, StepReport
+from jitney_runtime.engine.sequence import FinishReason, SamplingParams, Sequence, TokenOutput
+from jitney_runtime.errors import EngineOverloaded, EngineUnavailable, RequestTooLong
+
+logger = logging.getLogger(__name__)
+
+
+class StepObserver(Protocol):
+    """Told of every step, on the engine's thread."""
+
+    def step(self, report: StepReport, stats: EngineStats) -> None: ...
+
+
+class Generation:
+    """The tokens of one request, as they are made: `async with engine.submit(...) as generation: async for output in generation`.
+
+    Leaving the block early (client gone, stop string found) frees the sequence before the engine's next step.
+    """
+
+    def __init__(self, sequence_id: str, prompt_tokens: int, abort: Callable[[str], None]) -> None:
+        self.sequence_id = sequence_id
+        self.prompt_tokens = prompt_tokens
+        self._outputs: asyncio.Queue[TokenOutput] = asyncio.Queue()
+        self._abort = abort
+        self._ended = False
+
+    def deliver(self, output: TokenOutput) -> None:
+        self._outputs.put_nowait(output)
+
+    def __aiter__(self) -> AsyncIterator[TokenOutput]:
+        return self
+
+    async def __anext__(self) -> TokenOutput:
+        if self._ended:
+            raise StopAsyncIteration
+        output = await self._outputs.get()
+        self._ended = output.finish_reason is not None
+        return output
+
+    async def __aenter__(self) -> Generation:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._ended:
+            self._abort(self.sequence_id)
+
+
+class AsyncEngine:
+    """Runs an Engine on a thread of its own. `max_waiting` requests may wait beyond the batch; one more is EngineOverloaded."""
+
+    def __init__(self, engine: Engine, max_waiting: int, observer: StepObserver | None = None) -> None:
+        self._engine = engine
+        self._capacity = engine.scheduler.max_num_seqs + max_waiting
+        self._observer = observer
+        self._commands: list[Callable[[], None]] = []
+        self._pending: set[str] = set()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._dead = False
+        self._ids = itertools.count()
+        self._generations: dict[str, Generation] = {}
+        self._loop_of_caller: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    @property
+    def max_model_len(self) -> int:
+        return self._engine.scheduler.max_model_len
+
+    @property
+    def alive(self) -> bool:
+        return not self._dead
+
+    @property
+    def pending(self) -> int:
+        """Requests taken and not ended yet."""
+        return len(self._pending)
+
+    def start(self) -> None:
+        self._loop_of_caller = asyncio.get_running_loop()
+        self._thread.start()
+
+    def submit(self, prompt: list[int], params: SamplingParams) -> Generation:
+        """Take a request of `prompt` token ids. RequestTooLong, EngineOverloaded and EngineUnavailable refuse it, in words."""
+        self._check(prompt, params)
+        sequence = Sequence(f"seq-{next(self._ids)}", list(prompt), params)
+        sequence.seed = params.seed if params.seed is not None else random.getrandbits(63)
+        generation = Generation(sequence.id, len(prompt), self.abort)
+        # Registered before the engine hears of it: the first token may come at once.
+        self._generations[sequence.id] = generation
+        self._pending.add(sequence.id)
+        self._command(lambda: self._engine.add(sequence))
+        return generation
+
+    def _check(self, prompt: list[int], params: SamplingParams) -> None:
+        if self._dead:
+            raise EngineUnavailable("the engine has stopped after repeated failures; the pod will be restarted")
+        if len(prompt) + 1 > self.max_model_len:
+            raise RequestTooLong(
+                f"the prompt has {len(prompt)} tokens, the context window {self.max_model_len}, and an answer needs at least one: shorten the "
+                "messages",
+                "messages",
+            )
+        if len(self._pending) >= self._capacity:
+            raise EngineOverloaded(f"{len(self._pending)} requests are running or waiting, which is the most this server takes: try again shortly")
+
+    def abort(self, sequence_id: str) -> None:
+        """End a request from the event loop's side; its row is free before the next step."""
+        self._generations.pop(sequence_id, None)
+        self._command(lambda: self._abort_on_thread(sequence_id))
+
+    def _command(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            self._commands.append(command)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout=10)
+
+    # Engine thread only, from here on.
+
+    def _abort_on_thread(self, sequence_id: str) -> None:
+        self._engine.abort(sequence_id)
+        self._pending.discard(sequence_id)
+
+    def _loop(self) -> None:
+        try:
+            while self._take_commands():
+                self._publish(self._engine.step())
+        except Exception:
+            logger.exception("the engine's loop is dead")
+            self._die()
+
+    def _take_commands(self) -> bool:
+        """Wait for work and carry the commands out; False when asked to stop."""
+        with self._wake:
+            while not (self._commands or self._engine.has_work or self._stopping):
+                self._wake.wait()
+            commands, self._commands = self._commands, []
+        for command in commands:
+            command()
+        return not self._stopping
+
+    def _publish(self, report: StepReport) -> None:
+        self._pending.difference_update(output.sequence_id for output in report.outputs if output.finish_reason)
+        if self._observer:
+            self._observer.step(report, self._engine.stats())
+        if report.outputs and self._loop_of_caller:
+            self._loop_of_caller.call_soon_threadsafe(self._deliver, report.outputs)
+
+    def _die(self) -> None:
+        self._dead = True
+        failed = [TokenOutput(sequence_id, None, FinishReason.ERROR) for sequence_id in self._pending]
+        self._pending.clear()
+        if self._loop_of_caller:
+            self._loop_of_caller.call_soon_threadsafe(self._deliver, failed)
+
+    # Event loop.
+
+    def _deliver(self, outputs: list[TokenOutput]) -> None:
+        for output in outputs:
+            generation = self._generations.get(output.sequence_id)
+            if generation is None:
+                continue
+            generation.deliver(output)
+            if output.finish_reason:
+                del self._generations[output.sequence_id]

@@ -1,0 +1,77 @@
+"""One step: schedule, run, update. A step that fails takes its own rows with it and nobody else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from jitney_runtime.engine.model_runner import ModelRunner
+from jitney_runtime.engine.scheduler import Scheduler
+from jitney_runtime.engine.sequence import FinishReason, Sequence, TokenOutput
+
+logger = logging.getLogger(__name__)
+
+# A runner that fails this many steps in a row will not recover: the loop ends and /livez says so.
+FATAL_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did: its new tokens, rows, tokens computed and seconds taken."""
+
+    outputs: list[TokenOutput]
+    rows: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A look at the engine between two steps; `preemptions` counts since the start."""
+
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    preemptions: int
+
+
+class Engine:
+    """Owned by one thread."""
+
+    def __init__(self, scheduler: Scheduler, runner: ModelRunner) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self._failures = 0
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def add(self, sequence: Sequence) -> None:
+        self.scheduler.add(sequence)
+
+    def abort(self, sequence_id: str) -> bool:
+        return self.scheduler.abort(sequence_id)
+
+    def step(self) -> StepReport:
+        """Advance every scheduled row by one step. A failing runner ends those rows; FATAL_FAILURES in a row raise."""
+        started = time.perf_counter()
+        batch = self.scheduler.schedule()
+        try:
+            outputs = self.scheduler.update(batch, self.runner.run(batch)) if batch.rows else []
+            self._failures = 0
+        except Exception:
+            self._failures += 1
+            if self._failures >= FATAL_FAILURES:
+                raise
+            logger.exception("a step with %d rows failed; its requests are ended, the others go on", len(batch.rows))
+            ended = [row.sequence_id for row in batch.rows if self.scheduler.abort(row.sequence_id)]
+            outputs = [TokenOutput(sequence_id, None, FinishReason.ERROR) for sequence_id in ended]
+        if not self.has_work:
+            self.scheduler.check_integrity()
+        return StepReport(outputs, len(batch.rows), batch.token_count, time.perf_counter() - started)
+
+    def stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        return EngineStats(len(scheduler.running), len(scheduler.waiting), scheduler.pool.usage, scheduler.preemptions)

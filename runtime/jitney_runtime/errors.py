@@ -1,0 +1,122 @@
+"""The tree of errors.
+
+    JitneyError
+    ├── RequestError              the client's; becomes an HTTP answer
+    │   ├── InvalidRequest        400
+    │   ├── RequestTooLong        400
+    │   ├── EngineOverloaded      429 with Retry-After
+    │   └── EngineUnavailable     503
+    └── StartError                the pod's; becomes an exit code and one line in the termination message
+        ├── ModelNotFound         10
+        ├── Unauthorized          11
+        ├── HubUnreachable        12
+        ├── DiskFull              13
+        ├── OutOfMemory           14
+        ├── GPUOutOfMemory        15
+        ├── DeviceNotFound        16
+        └── NotSupportedYet       17
+"""
+
+from __future__ import annotations
+
+
+class JitneyError(Exception):
+    """Root of everything raised on purpose."""
+
+
+class RequestError(JitneyError):
+    """A request that is refused. `param` names the field at fault, if one is."""
+
+    status = 400
+    code = "invalid_request"
+    kind = "invalid_request_error"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    """A parameter has a value that cannot be served."""
+
+
+class ModelUnknown(RequestError):
+    """The request names a model that this server does not serve."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class RequestTooLong(RequestError):
+    """The prompt, or prompt and answer together, exceed the context window."""
+
+    code = "context_length_exceeded"
+
+
+class EngineOverloaded(RequestError):
+    """The waiting queue is full; try again after `retry_after` seconds."""
+
+    status = 429
+    code = "overloaded"
+    kind = "rate_limit_error"
+    retry_after = 1
+
+
+class EngineUnavailable(RequestError):
+    """The model is still loading, the server is leaving, or the engine's loop is dead."""
+
+    status = 503
+    code = "unavailable"
+    kind = "server_error"
+    retry_after = 5
+
+
+class Unauthenticated(RequestError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    code = "invalid_api_key"
+    kind = "authentication_error"
+
+
+class StartError(JitneyError):
+    """The server cannot serve. `exit_code` is what the process ends with; `reason` is the word shown on the resource."""
+
+    exit_code = 1
+
+    @property
+    def reason(self) -> str:
+        return type(self).__name__
+
+
+class ModelNotFound(StartError):
+    exit_code = 10
+
+
+class Unauthorized(StartError):
+    exit_code = 11
+
+
+class HubUnreachable(StartError):
+    exit_code = 12
+
+
+class DiskFull(StartError):
+    exit_code = 13
+
+
+class OutOfMemory(StartError):
+    exit_code = 14
+
+
+class GPUOutOfMemory(StartError):
+    exit_code = 15
+
+
+class DeviceNotFound(StartError):
+    exit_code = 16
+
+
+class NotSupportedYet(StartError):
+    exit_code = 17

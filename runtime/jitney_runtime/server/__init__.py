@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's chat API, health and metrics. It validates, translates errors once, and never computes."""

@@ -1,0 +1,34 @@
+"""How far the start has come, in words that the resource shows. Written by the loading thread, read by the event loop; one frozen value at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    DOWNLOADING = "Downloading"
+    LOADING = "Loading"
+    WARMING_UP = "WarmingUp"
+
+
+@dataclass(frozen=True)
+class Step:
+    stage: Stage
+    text: str
+
+
+class Progress:
+    """The current step. Assignment of one reference is atomic, so no lock."""
+
+    def __init__(self) -> None:
+        self.step = Step(Stage.LOADING, "starting")
+
+    def downloading(self, done: int, total: int) -> None:
+        self.step = Step(Stage.DOWNLOADING, f"downloading {done / 1e9:.1f}/{total / 1e9:.1f} GB")
+
+    def loading(self, percent: int | None = None) -> None:
+        self.step = Step(Stage.LOADING, "loading" if percent is None else f"loading {percent} %")
+
+    def warming_up(self) -> None:
+        self.step = Step(Stage.WARMING_UP, "warming up")

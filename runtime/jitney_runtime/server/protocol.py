@@ -1,0 +1,88 @@
+"""OpenAI's wire types, as far as they are served. A field that would change the answer and is not served is refused by name.
+
+Source: the OpenAI API reference, "Create chat completion".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One turn. Fields that chat templates may read and we do not know are passed on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
+        return {**self.model_extra, "role": self.role, "content": content} if self.model_extra else {"role": self.role, "content": content}
+
+
+class StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+# Value that means "as if absent", for each field that is not served yet.
+_NOT_SERVED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "presence_penalty": (0, 0.0),
+    "frequency_penalty": (0, 0.0),
+    "audio": (),
+    "modalities": (["text"],),
+    "prediction": (),
+}
+
+
+class ChatRequest(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    top_k: int = Field(0, ge=-1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_served(self) -> ChatRequest:
+        for name, value in (self.model_extra or {}).items():
+            if name in _NOT_SERVED and value is not None and value not in _NOT_SERVED[name]:
+                raise ValueError(f"{name} is not served yet: leave it out")
+        if self.stream_options and not self.stream:
+            raise ValueError("stream_options goes with stream: true only")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int

@@ -1,0 +1,106 @@
+"""Flags and JITNEY_* variables -> frozen settings. An unknown flag ends the process with 2; an unknown variable is a warning."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+# Variables of the same prefix that belong to somebody else on the way: the test and demo harness, and the key, which never is a flag.
+_NOT_FLAGS = {"JITNEY_API_KEY", "JITNEY_CACHE", "JITNEY_CLUSTER", "JITNEY_IMAGE_REGISTRY"}
+_UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """What one server serves and how. `kv_cache_memory` is in bytes; None sizes it from the memory that is free after loading."""
+
+    model: str
+    served_model_name: str
+    revision: str | None = None
+    max_num_seqs: int = 16
+    max_model_len: int | None = None
+    quantization: str = "none"
+    device: str = "auto"
+    dtype: str = "auto"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    drain_seconds: int = 120
+    max_waiting: int = 256
+    token_budget: int = 512
+    block_size: int = 16
+    kv_cache_memory: int | None = None
+    kernel: str = "auto"
+    termination_log: str = "/dev/termination-log"
+    log_level: str = "info"
+    api_key: str | None = None
+
+
+def _whole(minimum: int, maximum: int) -> object:
+    def parse(text: str) -> int:
+        number = int(text) if re.fullmatch(r"-?\d+", text) else None
+        if number is None or not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} to {maximum}, not {text!r}")
+        return number
+
+    return parse
+
+
+def _memory(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([KMGT]i?)?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"must be bytes such as 2Gi or 500M, not {text!r}")
+    return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "jitney-runtime",
+        description="Serve a chat model with continuous batching. Every flag is also a variable: --max-num-seqs is JITNEY_MAX_NUM_SEQS.",
+        allow_abbrev=False,
+    )
+    whole = _whole
+    add = parser.add_argument
+    add("--model", required=True, help="a folder, or org/repo on the hub")
+    add("--revision", help="branch, tag or commit of the hub's repository")
+    add("--served-model-name", help="the name clients send; default: the last part of --model")
+    add("--max-num-seqs", type=whole(1, 1024), default=16, help="requests that share one batch (default %(default)s)")  # type: ignore[arg-type]
+    add("--max-model-len", type=whole(2, 10_000_000), help="context window in tokens; default: the model's, lowered to what fits")  # type: ignore[arg-type]
+    add("--quantization", choices=["none", "int8", "int4"], default="none")
+    add("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="auto: float32 on a CPU, bfloat16 on a GPU")
+    add("--host", default="127.0.0.1")
+    add("--port", type=whole(0, 65535), default=8000)  # type: ignore[arg-type]
+    add("--drain-seconds", type=whole(0, 86400), default=120, help="how long answers may finish after SIGTERM")  # type: ignore[arg-type]
+    add("--max-waiting", type=whole(0, 100_000), default=256, help="requests that may wait for a row; one more is answered 429")  # type: ignore[arg-type]
+    add("--token-budget", type=whole(1, 65536), default=512, help="tokens computed in one step, long prompts in chunks")  # type: ignore[arg-type]
+    add("--block-size", type=whole(1, 1024), default=16, help="tokens in one block of KV memory")  # type: ignore[arg-type]
+    add("--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free")
+    add("--kernel", choices=["auto", "plain", "onednn"], default="auto", help="linear layers on a CPU; auto times both on this machine")
+    add("--termination-log", default="/dev/termination-log", help="file that gets one line when the server cannot start")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    return parser
+
+
+def parse_settings(arguments: list[str], environment: Mapping[str, str]) -> RuntimeSettings:
+    """Read flags over variables over defaults. A bad value ends the process with 2 and a sentence (SystemExit)."""
+    parser = _parser()
+    flags = {option: action for action in parser._actions for option in action.option_strings if option.startswith("--") and option != "--help"}
+    from_environment: list[str] = []
+    for name, value in environment.items():
+        if not name.startswith("JITNEY_") or name in _NOT_FLAGS:
+            continue
+        flag = "--" + name.removeprefix("JITNEY_").lower().replace("_", "-")
+        if flag in flags:
+            from_environment += [f"{flag}={value}"]
+        else:
+            logger.warning("the variable %s is unknown and has no effect", name)
+    # Later wins, so flags win over variables.
+    found = parser.parse_args(from_environment + arguments)
+    values = vars(found)
+    values["served_model_name"] = found.served_model_name or found.model.rstrip("/").split("/")[-1]
+    return RuntimeSettings(**values, api_key=environment.get("JITNEY_API_KEY") or None)

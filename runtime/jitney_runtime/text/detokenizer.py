@@ -1,0 +1,65 @@
+"""Tokens to text as they come: never half a character, never part of a stop string.
+
+A tokenizer may spell a token differently after another one, so each piece is the difference of two decodings that share a short context.
+"""
+
+from __future__ import annotations
+
+from jitney_runtime.text.tokenizer import Tokenizer
+
+_REPLACEMENT = "\ufffd"
+
+
+class Detokenizer:
+    """One answer's text. `stopped` turns true when a stop string was found; the text before it is all there is."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stops = stops
+        self._tokens: list[int] = []
+        self._context = 0
+        self._read = 0
+        self._held = ""
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """The text that is safe to send now; may be empty."""
+        self._tokens.append(token)
+        return "" if self.stopped else self._release(self._decode(final=False))
+
+    def finish(self) -> str:
+        """What was held back, once no token will follow."""
+        if self.stopped:
+            return ""
+        text = self._release(self._decode(final=True))
+        rest, self._held = self._held, ""
+        return text if self.stopped else text + rest
+
+    def _decode(self, final: bool) -> str:
+        before = self._text(self._context, self._read)
+        after = self._text(self._context, len(self._tokens))
+        if not final and after.endswith(_REPLACEMENT):
+            return ""
+        self._context, self._read = self._read, len(self._tokens)
+        return after[len(before) :]
+
+    def _text(self, first: int, last: int) -> str:
+        return self._tokenizer.decode(self._tokens[first:last], skip_special_tokens=True)
+
+    def _release(self, fresh: str) -> str:
+        text = self._held + fresh
+        found = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = self._possible_stop(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def _possible_stop(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0

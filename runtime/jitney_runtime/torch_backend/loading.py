@@ -1,0 +1,222 @@
+"""From settings to a warmed-up model: device, weights, KV memory, tokenizer. Runs on the loading thread; every failure is a StartError."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from jitney_runtime.engine.block_pool import BlockPool
+from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
+from jitney_runtime.engine.scheduler import Scheduler
+from jitney_runtime.engine.sequence import SamplingParams
+from jitney_runtime.errors import DeviceNotFound, GPUOutOfMemory, JitneyError, NotSupportedYet, OutOfMemory, StartError
+from jitney_runtime.progress import Progress
+from jitney_runtime.settings import RuntimeSettings
+from jitney_runtime.torch_backend import attention
+from jitney_runtime.torch_backend.hub import model_folder
+from jitney_runtime.torch_backend.kv_cache import bytes_per_token
+from jitney_runtime.torch_backend.linears import pack_linears
+from jitney_runtime.torch_backend.memory import free_memory
+from jitney_runtime.torch_backend.runner import TorchRunner
+from jitney_runtime.torch_backend.threads import thread_count
+
+logger = logging.getLogger(__name__)
+
+# What is left after the weights also has to hold activations, logits and the HTTP side.
+_KV_SHARE_OF_FREE = 0.7
+_DEFAULT_CONTEXT = 2048
+# Rotary embeddings whose frequencies depend on the longest position in the batch: a neighbour would change answers.
+_BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything the server needs: the policy's scheduler, the runner, the tokenizer and how long loading took."""
+
+    scheduler: Scheduler
+    runner: TorchRunner
+    tokenizer: Any
+    seconds: float
+
+
+def load(settings: RuntimeSettings, progress: Progress) -> LoadedModel:
+    """Load, size, warm up. Raises StartError with the sentence for the resource."""
+    started = time.perf_counter()
+    try:
+        return _load(settings, progress, started)
+    except JitneyError:
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise GPUOutOfMemory(_gpu_advice(settings, error)) from error
+    except MemoryError as error:
+        raise OutOfMemory(f"not enough memory to load {settings.model}: lower maxNumSeqs or maxModelLen, or give the pod more") from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise OutOfMemory(f"not enough memory for {settings.model}: lower maxNumSeqs or maxModelLen, or give the pod more") from error
+        raise
+
+
+def _gpu_advice(settings: RuntimeSettings, error: Exception) -> str:
+    detail = str(error).split(". ")[1:2]
+    return (
+        f"the GPU is too small for {settings.model} with maxNumSeqs {settings.max_num_seqs}: lower maxNumSeqs or maxModelLen, quantize, or take a "
+        f"bigger profile ({'; '.join(detail) or 'CUDA out of memory'})"
+    )
+
+
+def _load(settings: RuntimeSettings, progress: Progress, started: float) -> LoadedModel:
+    if settings.quantization != "none":
+        raise NotSupportedYet(f"quantization {settings.quantization} comes with a later release: use none")
+    device = choose_device(settings.device)
+    if device.type == "cpu":
+        torch.set_num_threads(thread_count())
+    dtype = choose_dtype(settings.dtype, device)
+    folder = model_folder(settings.model, settings.revision, progress)
+    progress.loading(0)
+    config = _config(folder)
+    tokenizer = _tokenizer(folder)
+    model = _model(folder, config, device, dtype, progress)
+    if device.type == "cpu":
+        pack_linears(model, settings.kernel)
+        gc.collect()
+    progress.warming_up()
+    with torch.inference_mode():
+        runner = TorchRunner(model, device, dtype, settings.block_size)
+        scheduler = _scheduler(settings, config, runner, _eos_tokens(folder, config, tokenizer))
+        runner.allocate(scheduler.pool.count)
+        _warm_up(runner, scheduler)
+    seconds = time.perf_counter() - started
+    logger.info(
+        "loaded %s in %.1f s on %s as %s: context %d, %d blocks of %d tokens, %d threads",
+        *(settings.model, seconds, device, dtype, scheduler.max_model_len, scheduler.pool.count, settings.block_size, torch.get_num_threads()),
+    )
+    return LoadedModel(scheduler, runner, tokenizer, seconds)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes a GPU when there is one; `cuda` without one is DeviceNotFound, never the CPU in silence."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DeviceNotFound("this pod was asked to use a GPU and CUDA finds none: check the node's driver and the device plugin")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+
+
+def _config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError) as error:
+        raise NotSupportedYet(f"transformers {transformers.__version__} cannot read {folder.name}/config.json: {_sentence(error)}") from error
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (ValueError, KeyError, OSError) as error:
+        raise NotSupportedYet(f"the tokenizer in {folder.name} cannot be loaded: {_sentence(error)}") from error
+
+
+def _model(folder: Path, config: Any, device: torch.device, dtype: torch.dtype, progress: Progress) -> nn.Module:
+    attention.register()
+    previous = transformers.utils.logging.set_tqdm_hook(_loading_bar(progress))
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, device_map={"": device}
+        )
+    except (ValueError, KeyError, OSError) as error:
+        raise NotSupportedYet(f"{getattr(config, 'model_type', 'this model')} cannot be served: {_sentence(error)}") from error
+    finally:
+        transformers.utils.logging.set_tqdm_hook(previous)
+    return model.eval().requires_grad_(False)
+
+
+def _loading_bar(progress: Progress) -> Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:
+    """transformers shows one bar over the tensors it loads; its position is ours to report."""
+
+    def make(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bar = factory(*args, **kwargs)
+        total, advance, done = kwargs.get("total"), bar.update, 0
+
+        def update(count: int = 1) -> Any:
+            nonlocal done
+            done += count
+            if total:
+                progress.loading(min(100, 100 * done // total))
+            return advance(count)
+
+        bar.update = update
+        return bar
+
+    return make
+
+
+def _sentence(error: BaseException) -> str:
+    return re.split(r"(?<=[.!?])\s|\n", str(error).strip(), maxsplit=1)[0] or type(error).__name__
+
+
+def _eos_tokens(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
+    """What generate() would stop at, and the tokenizer's own end of turn."""
+    try:
+        declared = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        declared = config.get_text_config().eos_token_id
+    found = declared if isinstance(declared, list) else [declared]
+    return frozenset(int(token) for token in [*found, tokenizer.eos_token_id] if token is not None)
+
+
+def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_tokens: frozenset[int]) -> Scheduler:
+    """Size the context window and the pool: full use if it fits, else what does, and say so."""
+    size = settings.block_size
+    block_bytes = size * bytes_per_token(runner.layer_shapes, runner.dtype)
+    context = context_window(settings.max_model_len, config)
+    full = settings.max_num_seqs * -(-context // size)
+    budget = settings.kv_cache_memory or int(_KV_SHARE_OF_FREE * free_memory(runner.device))
+    blocks = min(full, budget // block_bytes)
+    fitting = min(context, blocks * size)
+    if blocks < 1 or (settings.max_model_len and fitting < context):
+        error: type[StartError] = GPUOutOfMemory if runner.device.type == "cuda" else OutOfMemory
+        raise error(
+            f"keys and values of one sequence of {context} tokens take {-(-context // size) * block_bytes / 1e9:.2f} GB and {budget / 1e9:.2f} GB are "
+            "left for them: lower maxModelLen or give the pod more memory"
+        )
+    if fitting < context:
+        logger.warning("the context window is lowered from %d to %d tokens, which is what the memory left holds", context, fitting)
+    return Scheduler(BlockPool(blocks, size), settings.max_num_seqs, settings.token_budget, fitting, eos_tokens)
+
+
+def context_window(wanted: int | None, config: Any) -> int:
+    """The context in tokens: the model's own, or less. More than the model's own is refused."""
+    text = config.get_text_config()
+    own = int(getattr(text, "max_position_embeddings", None) or _DEFAULT_CONTEXT)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _BATCH_DEPENDENT_ROPE:
+        original = rope.get("original_max_position_embeddings") or getattr(text, "original_max_position_embeddings", None) or own
+        own = min(own, int(original))
+    if wanted is not None and wanted > own:
+        raise NotSupportedYet(f"maxModelLen {wanted} is more than the {own} tokens this model is served with: lower it or leave it out")
+    return wanted or own
+
+
+def _warm_up(runner: TorchRunner, scheduler: Scheduler) -> None:
+    """A prompt and a full batch of decodes, so that the first request meets warm kernels. The blocks it writes are overwritten later."""
+    params = SamplingParams(max_tokens=1)
+    length = min(runner.block_size, scheduler.max_model_len)
+    prompt = ScheduledRow("warm-up", (0,) * length, 0, (0,), True, params, 0)
+    decode = ScheduledRow("warm-up", (0,), length - 1, (0,), True, params, 0)
+    for rows in ((prompt,), (decode,), (decode,) * scheduler.max_num_seqs):
+        runner.run(ScheduledBatch(rows))

@@ -1,0 +1,76 @@
+"""A scheduled batch through a transformers model: one packed forward pass, logits only where a token is drawn."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import nn
+
+from jitney_runtime.engine.model_runner import ScheduledBatch
+from jitney_runtime.errors import NotSupportedYet
+from jitney_runtime.torch_backend.attention import PagedAttention, plan_step
+from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
+from jitney_runtime.torch_backend.sampler import sample
+
+_PROBE_TOKENS = 3
+
+
+class TorchRunner:
+    """Implements ModelRunner. Made on the loading thread, used on the engine's thread only."""
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, block_size: int) -> None:
+        self.model = model
+        self.device = device
+        self.dtype = dtype
+        self.block_size = block_size
+        self.attention = PagedAttention()
+        self.attention.attach(model)
+        self._selects_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._probe()
+
+    @property
+    def layer_shapes(self) -> list[LayerShape]:
+        return self.attention.shapes
+
+    @torch.inference_mode()
+    def _probe(self) -> None:
+        """One forward pass without a cache. Flags in a model's class can claim an attention interface that it ignores; calls cannot."""
+        ids = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long, device=self.device)
+        positions = torch.arange(_PROBE_TOKENS, device=self.device)[None, :]
+        self.model(input_ids=ids, position_ids=positions, use_cache=False)
+        layers = int(self.model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+        calls = len(self.attention.shapes)
+        if calls != layers:
+            name = type(self.model).__name__
+            raise NotSupportedYet(f"{name} has {layers} layers and {calls} of them use transformers' attention interface: Jitney cannot serve it yet")
+
+    def allocate(self, blocks: int) -> None:
+        """Take the KV memory: `blocks` blocks in every layer."""
+        self.attention.caches = [LayerCache(shape, blocks, self.block_size, self.dtype, self.device) for shape in self.layer_shapes]
+
+    @torch.inference_mode()
+    def run(self, batch: ScheduledBatch) -> list[int]:
+        """One step; a token id per row of `batch.sampled`."""
+        logits = self.forward(batch)
+        return sample(logits, batch.sampled) if batch.sampled else []
+
+    def forward(self, batch: ScheduledBatch) -> torch.Tensor:
+        """Logits [sampled rows, vocabulary]. Under inference_mode, which `run` enters."""
+        plan = plan_step(batch, self.block_size, self.device)
+        self.attention.begin(plan)
+        ids = torch.tensor([[token for row in batch.rows for token in row.tokens]], device=self.device)
+        keep = self._last_places(batch)
+        if self._selects_logits:
+            output: torch.Tensor = self.model(input_ids=ids, position_ids=plan.positions, use_cache=False, logits_to_keep=keep).logits[0]
+            return output
+        output = self.model(input_ids=ids, position_ids=plan.positions, use_cache=False).logits[0]
+        return output[keep]
+
+    def _last_places(self, batch: ScheduledBatch) -> torch.Tensor:
+        places, place = [], -1
+        for row in batch.rows:
+            place += len(row.tokens)
+            if row.sample:
+                places.append(place)
+        return torch.tensor(places, dtype=torch.long, device=self.device)

@@ -8,7 +8,7 @@ import os
 import sys
 
 from jitney_runtime.server.lifecycle import Lifecycle
-from jitney_runtime.server.state import Serving, ServerState
+from jitney_runtime.server.state import ServerState, Serving
 from jitney_runtime.settings import parse_settings
 
 

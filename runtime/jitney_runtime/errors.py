@@ -1,20 +1,20 @@
 """The tree of errors.
 
-    JitneyError
-    ├── RequestError              the client's; becomes an HTTP answer
-    │   ├── InvalidRequest        400
-    │   ├── RequestTooLong        400
-    │   ├── EngineOverloaded      429 with Retry-After
-    │   └── EngineUnavailable     503
-    └── StartError                the pod's; becomes an exit code and one line in the termination message
-        ├── ModelNotFound         10
-        ├── Unauthorized          11
-        ├── HubUnreachable        12
-        ├── DiskFull              13
-        ├── OutOfMemory           14
-        ├── GPUOutOfMemory        15
-        ├── DeviceNotFound        16
-        └── NotSupportedYet       17
+JitneyError
+├── RequestError              the client's; becomes an HTTP answer
+│   ├── InvalidRequest        400
+│   ├── RequestTooLong        400
+│   ├── EngineOverloaded      429 with Retry-After
+│   └── EngineUnavailable     503
+└── StartError                the pod's; becomes an exit code and one line in the termination message
+    ├── ModelNotFound         10
+    ├── Unauthorized          11
+    ├── HubUnreachable        12
+    ├── DiskFull              13
+    ├── OutOfMemory           14
+    ├── GPUOutOfMemory        15
+    ├── DeviceNotFound        16
+    └── NotSupportedYet       17
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far the start has come, in words that the resource shows. Written by the loading thread, read by the event loop; one frozen value at a time."""
+"""How far the start has come, in words that the resource shows. Written by the loading thread, read by the event loop."""
 
 from __future__ import annotations
 

@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-waiting", type=whole(0, 100_000), default=256, help="requests that may wait for a row; one more is answered 429")  # type: ignore[arg-type]
     add("--token-budget", type=whole(1, 65536), default=512, help="tokens computed in one step, long prompts in chunks")  # type: ignore[arg-type]
     add("--block-size", type=whole(1, 1024), default=16, help="tokens in one block of KV memory")  # type: ignore[arg-type]
-    add("--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free")
+    add(
+        "--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free"
+    )
     add("--kernel", choices=["auto", "plain", "onednn"], default="auto", help="linear layers on a CPU; auto times both on this machine")
     add("--termination-log", default="/dev/termination-log", help="file that gets one line when the server cannot start")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
@@ -89,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
 def parse_settings(arguments: list[str], environment: Mapping[str, str]) -> RuntimeSettings:
     """Read flags over variables over defaults. A bad value ends the process with 2 and a sentence (SystemExit)."""
     parser = _parser()
-    flags = {option: action for action in parser._actions for option in action.option_strings if option.startswith("--") and option != "--help"}
+    flags = {
+        option: action for action in parser._actions for option in action.option_strings if option.startswith("--") and option != "--help"
+    }
     from_environment: list[str] = []
     for name, value in environment.items():
         if not name.startswith("JITNEY_") or name in _NOT_FLAGS:

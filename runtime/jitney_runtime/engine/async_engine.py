@@ -1,7 +1,7 @@
 """The border between the event loop and the engine's thread.
 
-Event loop: submit, abort, Generation. Engine thread: _loop and everything it calls. They share two things, each under `_wake`: the command
-list (loop -> thread) and `_pending` (requests not ended yet). Outputs cross back as one call_soon_threadsafe per step.
+Event loop: submit, abort, Generation. Engine thread: _loop and everything it calls. They share two things: the command list (under
+`_wake`) and `_pending`, whose single operations are atomic. Outputs cross back as one call_soon_threadsafe per step.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import itertools
 import logging
 import random
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import Protocol
 
 from jitney_runtime.engine.engine import Engine, EngineStats, StepReport
@@ -23,16 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 class StepObserver(Protocol):
-    """Told of every step, on the engine's thread."""
+    """Told of every step, and of the seconds a request waited for its first one. Called on the engine's thread."""
 
     def step(self, report: StepReport, stats: EngineStats) -> None: ...
 
+    def queued(self, seconds: float) -> None: ...
+
 
 class Generation:
-    """The tokens of one request, as they are made: `async with engine.submit(...) as generation: async for output in generation`.
-
-    Leaving the block early (client gone, stop string found) frees the sequence before the engine's next step.
-    """
+    """The tokens of one request, as they are made: `async for output in generation`. Whoever stops early calls `close`."""
 
     def __init__(self, sequence_id: str, prompt_tokens: int, abort: Callable[[str], None]) -> None:
         self.sequence_id = sequence_id
@@ -54,11 +53,10 @@ class Generation:
         self._ended = output.finish_reason is not None
         return output
 
-    async def __aenter__(self) -> Generation:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Free the sequence before the engine's next step, if it has not ended. Safe to repeat."""
         if not self._ended:
+            self._ended = True
             self._abort(self.sequence_id)
 
 
@@ -70,7 +68,9 @@ class AsyncEngine:
         self._capacity = engine.scheduler.max_num_seqs + max_waiting
         self._observer = observer
         self._commands: list[Callable[[], None]] = []
-        self._pending: set[str] = set()
+        # Each request not ended yet, and when it came: added on the event loop, taken out on the engine's thread.
+        self._pending: dict[str, float] = {}
+        self._unstarted: set[str] = set()
         self._wake = threading.Condition()
         self._stopping = False
         self._dead = False
@@ -104,8 +104,8 @@ class AsyncEngine:
         generation = Generation(sequence.id, len(prompt), self.abort)
         # Registered before the engine hears of it: the first token may come at once.
         self._generations[sequence.id] = generation
-        self._pending.add(sequence.id)
-        self._command(lambda: self._engine.add(sequence))
+        self._pending[sequence.id] = time.perf_counter()
+        self._command(lambda: self._add_on_thread(sequence))
         return generation
 
     def _check(self, prompt: list[int], params: SamplingParams) -> None:
@@ -113,12 +113,14 @@ class AsyncEngine:
             raise EngineUnavailable("the engine has stopped after repeated failures; the pod will be restarted")
         if len(prompt) + 1 > self.max_model_len:
             raise RequestTooLong(
-                f"the prompt has {len(prompt)} tokens, the context window {self.max_model_len}, and an answer needs at least one: shorten the "
-                "messages",
+                f"the prompt has {len(prompt)} tokens, the context window {self.max_model_len}, and an answer needs at least one: shorten "
+                "the messages",
                 "messages",
             )
         if len(self._pending) >= self._capacity:
-            raise EngineOverloaded(f"{len(self._pending)} requests are running or waiting, which is the most this server takes: try again shortly")
+            raise EngineOverloaded(
+                f"{len(self._pending)} requests are running or waiting, which is the most this server takes: try again shortly"
+            )
 
     def abort(self, sequence_id: str) -> None:
         """End a request from the event loop's side; its row is free before the next step."""
@@ -138,9 +140,14 @@ class AsyncEngine:
 
     # Engine thread only, from here on.
 
+    def _add_on_thread(self, sequence: Sequence) -> None:
+        self._unstarted.add(sequence.id)
+        self._engine.add(sequence)
+
     def _abort_on_thread(self, sequence_id: str) -> None:
         self._engine.abort(sequence_id)
-        self._pending.discard(sequence_id)
+        self._pending.pop(sequence_id, None)
+        self._unstarted.discard(sequence_id)
 
     def _loop(self) -> None:
         try:
@@ -161,11 +168,21 @@ class AsyncEngine:
         return not self._stopping
 
     def _publish(self, report: StepReport) -> None:
-        self._pending.difference_update(output.sequence_id for output in report.outputs if output.finish_reason)
         if self._observer:
-            self._observer.step(report, self._engine.stats())
+            self._observe(self._observer, report)
+        for output in report.outputs:
+            if output.finish_reason:
+                self._pending.pop(output.sequence_id, None)
         if report.outputs and self._loop_of_caller:
             self._loop_of_caller.call_soon_threadsafe(self._deliver, report.outputs)
+
+    def _observe(self, observer: StepObserver, report: StepReport) -> None:
+        step_started = time.perf_counter() - report.seconds
+        # A preempted sequence begins again; only its first beginning ends its time in the queue.
+        for sequence_id in self._unstarted.intersection(report.begun):
+            self._unstarted.remove(sequence_id)
+            observer.queued(max(0.0, step_started - self._pending[sequence_id]))
+        observer.step(report, self._engine.stats())
 
     def _die(self) -> None:
         self._dead = True

@@ -18,9 +18,10 @@ FATAL_FAILURES = 3
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did: its new tokens, rows, tokens computed and seconds taken."""
+    """What one step did: its new tokens, the sequences computed from their first token on, rows, tokens computed and seconds taken."""
 
     outputs: list[TokenOutput]
+    begun: list[str]
     rows: int
     tokens: int
     seconds: float
@@ -70,7 +71,8 @@ class Engine:
             outputs = [TokenOutput(sequence_id, None, FinishReason.ERROR) for sequence_id in ended]
         if not self.has_work:
             self.scheduler.check_integrity()
-        return StepReport(outputs, len(batch.rows), batch.token_count, time.perf_counter() - started)
+        begun = [row.sequence_id for row in batch.rows if row.start == 0]
+        return StepReport(outputs, begun, len(batch.rows), batch.token_count, time.perf_counter() - started)
 
     def stats(self) -> EngineStats:
         scheduler = self.scheduler

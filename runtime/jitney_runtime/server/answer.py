@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from jitney_runtime.engine.async_engine import Generation
-from jitney_runtime.engine.sequence import FinishReason
-from jitney_runtime.server.metrics import Metrics
+from jitney_runtime.engine.sequence import FinishReason, TokenOutput
 from jitney_runtime.server.protocol import Usage
+from jitney_runtime.server.state import ServerState
 from jitney_runtime.text.detokenizer import Detokenizer
 
 
@@ -22,13 +22,18 @@ class Piece:
 
 
 class Answer:
-    def __init__(self, generation: Generation, detokenizer: Detokenizer, metrics: Metrics) -> None:
+    """Counts as active from here to `close`, which whoever holds it must call, however the answer ended."""
+
+    def __init__(self, state: ServerState, generation: Generation, detokenizer: Detokenizer) -> None:
+        self._state = state
         self._generation = generation
         self._detokenizer = detokenizer
-        self._metrics = metrics
         self._started = self._last = time.perf_counter()
+        self._reason: FinishReason = FinishReason.ABORT
+        self._closed = False
         self.completion_tokens = 0
-        metrics.prompt_tokens.inc(generation.prompt_tokens)
+        state.active_answers += 1
+        state.metrics.prompt_tokens.inc(generation.prompt_tokens)
 
     @property
     def usage(self) -> Usage:
@@ -36,34 +41,42 @@ class Answer:
         return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Text as it is made; the last piece has a finish reason. Closing this early frees the sequence."""
-        reason: FinishReason = FinishReason.ABORT
-        try:
-            async with self._generation as generation:
-                async for output in generation:
-                    if output.token is not None:
-                        self._count()
-                        text = self._detokenizer.add(output.token)
-                        if self._detokenizer.stopped:
-                            reason = FinishReason.STOP
-                            yield Piece(text, reason)
-                            return
-                        if text and output.finish_reason is None:
-                            yield Piece(text)
-                            continue
-                    else:
-                        text = ""
-                    if output.finish_reason is not None:
-                        text += self._detokenizer.finish()
-                        reason = FinishReason.STOP if self._detokenizer.stopped else output.finish_reason
-                        yield Piece(text, reason)
-        finally:
-            self._metrics.duration.observe(time.perf_counter() - self._started)
-            self._metrics.ended(reason)
+        """Text as it is made; the last piece has a finish reason."""
+        async for output in self._generation:
+            piece = self._piece(output)
+            if piece.text or piece.finish_reason:
+                yield piece
+            if piece.finish_reason:
+                return
+
+    def _piece(self, output: TokenOutput) -> Piece:
+        text = ""
+        if output.token is not None:
+            self._count()
+            text = self._detokenizer.add(output.token)
+        reason = output.finish_reason
+        if reason is not None:
+            text += self._detokenizer.finish()
+        if self._detokenizer.stopped:
+            reason = FinishReason.STOP
+        self._reason = reason or self._reason
+        return Piece(text, reason)
 
     def _count(self) -> None:
         now = time.perf_counter()
-        first = self.completion_tokens == 0
-        (self._metrics.first_token if first else self._metrics.inter_token).observe(now - (self._started if first else self._last))
+        if self.completion_tokens == 0:
+            self._state.metrics.first_token.observe(now - self._started)
+        else:
+            self._state.metrics.inter_token.observe(now - self._last)
         self._last = now
         self.completion_tokens += 1
+
+    def close(self) -> None:
+        """Free the sequence if it still runs, and book the end. Safe to repeat."""
+        if self._closed:
+            return
+        self._closed = True
+        self._generation.close()
+        self._state.active_answers -= 1
+        self._state.metrics.duration.observe(time.perf_counter() - self._started)
+        self._state.metrics.ended(self._reason)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from jitney_runtime.engine.sequence import FinishReason, SamplingParams
 from jitney_runtime.errors import InvalidRequest, ModelUnknown, RequestTooLong
 from jitney_runtime.server.answer import Answer
+from jitney_runtime.server.error_shape import error_body
 from jitney_runtime.server.protocol import ChatRequest
-from jitney_runtime.server.state import Serving, ServerState
+from jitney_runtime.server.state import ServerState, Serving
 from jitney_runtime.text.chat import prompt_ids
 from jitney_runtime.text.detokenizer import Detokenizer
 
 # Rendering and tokenizing a prompt of more characters than this would hold up everybody's stream: it goes to a thread.
 _LONG_PROMPT = 4096
+# Nobody reads it; the access log of a proxy in between may show it (nginx's convention).
+_CLIENT_CLOSED_REQUEST = 499
 
 
 class Envelope:
@@ -53,16 +58,15 @@ def chat_routes(state: ServerState) -> APIRouter:
         return {"object": "list", "data": [entry]}
 
     @router.post("/chat/completions", response_model=None)
-    async def chat_completions(request: ChatRequest) -> Response:
+    async def chat_completions(request: ChatRequest, http: Request) -> Response:
         serving = state.require()
         if request.model != name:
             raise ModelUnknown(f"the model {request.model!r} is not served here; this server serves {name!r}", "model")
         answer = await _begin(state, serving, request)
         envelope = Envelope(name)
         if request.stream:
-            usage = bool(request.stream_options and request.stream_options.include_usage)
-            return StreamingResponse(_events(state, answer, envelope, usage), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        return await _whole(state, answer, envelope)
+            return AnswerStream(answer, envelope, usage=bool(request.stream_options and request.stream_options.include_usage))
+        return await _whole(http, answer, envelope)
 
     return router
 
@@ -75,7 +79,7 @@ async def _begin(state: ServerState, serving: Serving, request: ChatRequest) -> 
         prompt = prompt_ids(serving.tokenizer, messages)
     params = _sampling(request, room=serving.engine.max_model_len - len(prompt))
     generation = serving.engine.submit(prompt, params)
-    return Answer(generation, Detokenizer(serving.tokenizer, request.stops), state.metrics)
+    return Answer(state, generation, Detokenizer(serving.tokenizer, tuple(request.stop)))
 
 
 def _sampling(request: ChatRequest, room: int) -> SamplingParams:
@@ -85,7 +89,9 @@ def _sampling(request: ChatRequest, room: int) -> SamplingParams:
     wanted = request.max_completion_tokens or request.max_tokens
     if wanted and 0 < room < wanted:
         field = "max_completion_tokens" if request.max_completion_tokens else "max_tokens"
-        raise RequestTooLong(f"{field} is {wanted} and the context window leaves {room} tokens after this prompt: lower it or shorten the messages", field)
+        raise RequestTooLong(
+            f"{field} is {wanted} and the context window leaves {room} tokens after this prompt: lower it or shorten the messages", field
+        )
     return SamplingParams(
         max_tokens=wanted or max(1, room),
         temperature=request.temperature,
@@ -96,34 +102,64 @@ def _sampling(request: ChatRequest, room: int) -> SamplingParams:
     )
 
 
-async def _whole(state: ServerState, answer: Answer, envelope: Envelope) -> Response:
-    text, reason = "", FinishReason.ERROR
-    state.active_answers += 1
+async def _whole(http: Request, answer: Answer, envelope: Envelope) -> Response:
+    """The answer in one piece; a client that goes away meanwhile ends it."""
+    collecting = asyncio.create_task(_collect(answer))
+    leaving = asyncio.create_task(_disconnected(http))
     try:
-        async for piece in answer.pieces():
-            text += piece.text
-            reason = piece.finish_reason or reason
+        await asyncio.wait((collecting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not collecting.done():
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        text, reason = collecting.result()
     finally:
-        state.active_answers -= 1
+        collecting.cancel()
+        leaving.cancel()
+        answer.close()
     if reason is FinishReason.ERROR:
-        return JSONResponse({"error": _failed()}, 500)
+        return JSONResponse(_failed(), 500)
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": None, "finish_reason": reason}
     return JSONResponse(envelope.wrap("chat.completion", [choice], usage=answer.usage.model_dump()))
 
 
+async def _collect(answer: Answer) -> tuple[str, FinishReason]:
+    text, reason = "", FinishReason.ERROR
+    async for piece in answer.pieces():
+        text += piece.text
+        reason = piece.finish_reason or reason
+    return text, reason
+
+
+async def _disconnected(http: Request) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _failed() -> dict[str, Any]:
-    return {"message": "the model failed on this request; other requests are not affected", "type": "server_error", "param": None, "code": "engine_error"}
+    return error_body("the model failed on this request; other requests are not affected", "server_error", None, "engine_error")
 
 
-async def _events(state: ServerState, answer: Answer, envelope: Envelope, usage: bool) -> AsyncIterator[bytes]:
-    """Server-sent events (WHATWG HTML, 9.2): one `data:` line per chunk, `[DONE]` last. With usage, every chunk has the field, as OpenAI does."""
-    more = {"usage": None} if usage else {}
-    state.active_answers += 1
-    try:
+class AnswerStream(StreamingResponse):
+    """Server-sent events (WHATWG HTML, 9.2): a `data:` line per chunk, `[DONE]` last. However the connection ends, the answer is closed."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, answer: Answer, envelope: Envelope, usage: bool) -> None:
+        super().__init__(self._events(answer, envelope, usage), headers={"Cache-Control": "no-cache"})
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answer.close()
+
+    async def _events(self, answer: Answer, envelope: Envelope, usage: bool) -> AsyncIterator[bytes]:
+        """With `usage`, every chunk has the field, as OpenAI does it, and the last one the figures."""
+        more = {"usage": None} if usage else {}
         yield _event(envelope.chunk({"role": "assistant", "content": ""}, None, **more))
         async for piece in answer.pieces():
             if piece.finish_reason is FinishReason.ERROR:
-                yield _event({"error": _failed()})
+                yield _event(_failed())
                 return
             if piece.text:
                 yield _event(envelope.chunk({"content": piece.text}, None, **more))
@@ -132,8 +168,6 @@ async def _events(state: ServerState, answer: Answer, envelope: Envelope, usage:
         if usage:
             yield _event(envelope.wrap("chat.completion.chunk", [], usage=answer.usage.model_dump()))
         yield b"data: [DONE]\n\n"
-    finally:
-        state.active_answers -= 1
 
 
 def _event(body: dict[str, Any]) -> bytes:

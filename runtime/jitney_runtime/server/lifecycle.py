@@ -1,7 +1,7 @@
 """From start to exit: HTTP first, then the model on a thread of its own, then the drain.
 
-SIGTERM: readiness fails at once; requests are taken for GRACE_SECONDS more, because the removal of the endpoint races the signal; then 503 with
-Connection: close, while answers finish for at most --drain-seconds. A second signal ends at once.
+SIGTERM: readiness fails at once; requests are taken for GRACE_SECONDS more, because the removal of the endpoint races the signal; then 503
+with Connection: close, while answers finish for at most --drain-seconds. A second signal ends at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uvicorn
 from jitney_runtime.errors import StartError
 from jitney_runtime.server.app import create_app
 from jitney_runtime.server.metrics import Metrics
-from jitney_runtime.server.state import Serving, ServerState
+from jitney_runtime.server.state import ServerState, Serving
 from jitney_runtime.settings import RuntimeSettings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,12 @@ class Lifecycle:
         self._grace_seconds = grace_seconds
         self._draining: asyncio.Task[None] | None = None
         config = uvicorn.Config(
-            create_app(self.state), host=settings.host, port=settings.port, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+            create_app(self.state),
+            host=settings.host,
+            port=settings.port,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=5,
         )
         self._server = _Server(config)
 

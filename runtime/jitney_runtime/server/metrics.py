@@ -1,4 +1,7 @@
-"""Prometheus names, all in one place, all labelled model_name. Observed on the engine's thread and the event loop; the client library locks."""
+"""Prometheus names, all in one place, all labelled model_name.
+
+Observed on the engine's thread and on the event loop; the client library locks.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,10 @@ class Metrics:
             self.generation_tokens.inc(sum(output.token is not None for output in report.outputs))
         self.preemptions.inc(stats.preemptions - self._preemptions_seen)
         self._preemptions_seen = stats.preemptions
+
+    def queued(self, seconds: float) -> None:
+        """Engine thread, once per request, when its first tokens are about to be published."""
+        self.queue_seconds.observe(seconds)
 
     def ended(self, finish_reason: str) -> None:
         self._requests.labels(self._model, finish_reason).inc()

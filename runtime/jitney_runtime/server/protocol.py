@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _as_list(stop: Any) -> Any:
+    """OpenAI takes one string, several, or null."""
+    return [stop] if isinstance(stop, str) else stop or []
 
 
 class TextPart(BaseModel):
@@ -63,7 +68,7 @@ class ChatRequest(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
     top_k: int = Field(0, ge=-1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Annotated[list[Stop], BeforeValidator(_as_list), Field(max_length=16)] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
@@ -76,10 +81,6 @@ class ChatRequest(BaseModel):
         if self.stream_options and not self.stream:
             raise ValueError("stream_options goes with stream: true only")
         return self
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class Usage(BaseModel):

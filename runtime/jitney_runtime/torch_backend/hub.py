@@ -59,7 +59,7 @@ def _download(repository: str, revision: str | None, progress: Progress) -> Path
 
 
 def _progress_bar(progress: Progress) -> type[tqdm[Any]]:
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm[Any]):
         """Reports bytes only; the bar that counts files stays silent."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -90,11 +90,15 @@ def _translate(error: Exception, repository: str, revision: str | None) -> Start
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             return DiskFull(f"the disk is full while downloading {repository}: give the cache more room")
         if isinstance(cause, GatedRepoError):
-            return Unauthorized(f"{repository} is gated: accept its licence on the hub and set hfTokenSecretRef to a token that may read it")
+            return Unauthorized(
+                f"{repository} is gated: accept its licence on the hub and set hfTokenSecretRef to a token that may read it"
+            )
         if isinstance(cause, RevisionNotFoundError):
             return ModelNotFound(f"{repository} has no revision {revision!r}")
         if isinstance(cause, HfHubHTTPError) and cause.response is not None and cause.response.status_code in (401, 403):
-            return Unauthorized(f"the hub refuses {repository} (HTTP {cause.response.status_code}): it is private, gated or absent; check hfTokenSecretRef")
+            return Unauthorized(
+                f"the hub refuses {repository} (HTTP {cause.response.status_code}): it is private, gated or absent; check hfTokenSecretRef"
+            )
         if isinstance(cause, RepositoryNotFoundError):
             return ModelNotFound(f"the hub has no repository {repository}")
     if isinstance(error, HFValidationError):

@@ -1,7 +1,7 @@
 """Linear layers on a CPU: weights packed once for oneDNN where that is faster on this machine.
 
-Packing changes the order of the additions, so results differ from F.linear in the last bits; a layer whose packed output is further off than
-that is not used, and the log says so.
+Packing changes the order of the additions, so results differ from F.linear in the last bits; a layer whose packed output is further off
+than that is not used, and the log says so.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def pack_linears(model: nn.Module, kernel: str) -> int:
     `kernel`: "plain" replaces none, "onednn" all that pass the self-check, "auto" those that are also faster on this machine. A tied weight
     stays with the embedding, and the packed copy is one more.
     """
-    if kernel == "plain" or not torch.backends.mkldnn.is_available():
+    if kernel == "plain" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return 0
     verdicts: dict[tuple[int, int], bool] = {}
     replaced = 0
@@ -65,7 +65,11 @@ def pack_linears(model: nn.Module, kernel: str) -> int:
             if verdicts[shape]:
                 setattr(parent, name, PackedLinear(child))
                 replaced += 1
-    logger.info("linear layers: %d packed for oneDNN, shapes %s", replaced, {f"{o}x{i}": "packed" if v else "plain" for (o, i), v in verdicts.items()})
+    logger.info(
+        "linear layers: %d packed for oneDNN, shapes %s",
+        replaced,
+        {f"{o}x{i}": "packed" if v else "plain" for (o, i), v in verdicts.items()},
+    )
     return replaced
 
 

@@ -68,10 +68,10 @@ def load(settings: RuntimeSettings, progress: Progress) -> LoadedModel:
 
 
 def _gpu_advice(settings: RuntimeSettings, error: Exception) -> str:
-    detail = str(error).split(". ")[1:2]
+    detail = "; ".join(str(error).split(". ")[1:2]) or "CUDA out of memory"
     return (
-        f"the GPU is too small for {settings.model} with maxNumSeqs {settings.max_num_seqs}: lower maxNumSeqs or maxModelLen, quantize, or take a "
-        f"bigger profile ({'; '.join(detail) or 'CUDA out of memory'})"
+        f"the GPU is too small for {settings.model} with maxNumSeqs {settings.max_num_seqs}: lower maxNumSeqs or maxModelLen, quantize, or "
+        f"take a bigger profile ({detail})"
     )
 
 
@@ -99,7 +99,16 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     seconds = time.perf_counter() - started
     logger.info(
         "loaded %s in %.1f s on %s as %s: context %d, %d blocks of %d tokens, %d threads",
-        *(settings.model, seconds, device, dtype, scheduler.max_model_len, scheduler.pool.count, settings.block_size, torch.get_num_threads()),
+        *(
+            settings.model,
+            seconds,
+            device,
+            dtype,
+            scheduler.max_model_len,
+            scheduler.pool.count,
+            settings.block_size,
+            torch.get_num_threads(),
+        ),
     )
     return LoadedModel(scheduler, runner, tokenizer, seconds)
 
@@ -121,7 +130,9 @@ def _config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError, OSError) as error:
-        raise NotSupportedYet(f"transformers {transformers.__version__} cannot read {folder.name}/config.json: {_sentence(error)}") from error
+        raise NotSupportedYet(
+            f"transformers {transformers.__version__} cannot read {folder.name}/config.json: {_sentence(error)}"
+        ) from error
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -190,9 +201,10 @@ def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_
     fitting = min(context, blocks * size)
     if blocks < 1 or (settings.max_model_len and fitting < context):
         error: type[StartError] = GPUOutOfMemory if runner.device.type == "cuda" else OutOfMemory
+        needed = -(-context // size) * block_bytes
         raise error(
-            f"keys and values of one sequence of {context} tokens take {-(-context // size) * block_bytes / 1e9:.2f} GB and {budget / 1e9:.2f} GB are "
-            "left for them: lower maxModelLen or give the pod more memory"
+            f"keys and values of one sequence of {context} tokens take {needed / 1e9:.2f} GB and {budget / 1e9:.2f} GB are left for them: "
+            "lower maxModelLen or give the pod more memory"
         )
     if fitting < context:
         logger.warning("the context window is lowered from %d to %d tokens, which is what the memory left holds", context, fitting)

@@ -43,7 +43,9 @@ class TorchRunner:
         calls = len(self.attention.shapes)
         if calls != layers:
             name = type(self.model).__name__
-            raise NotSupportedYet(f"{name} has {layers} layers and {calls} of them use transformers' attention interface: Jitney cannot serve it yet")
+            raise NotSupportedYet(
+                f"{name} has {layers} layers and {calls} of them use transformers' attention interface: Jitney cannot serve it yet"
+            )
 
     def allocate(self, blocks: int) -> None:
         """Take the KV memory: `blocks` blocks in every layer."""

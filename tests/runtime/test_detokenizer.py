@@ -1,0 +1,50 @@
+"""Text as it comes: whole characters, and stop strings that never leak, wherever they are cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from jitney_runtime.text.detokenizer import Detokenizer
+from support.words import ByteTokenizer
+
+
+def stream(text: str, *stops: str) -> tuple[list[str], bool]:
+    detokenizer = Detokenizer(ByteTokenizer(), stops)
+    pieces = [detokenizer.add(token) for token in ByteTokenizer().encode(text)]
+    pieces.append(detokenizer.finish())
+    return [piece for piece in pieces if piece], detokenizer.stopped
+
+
+@pytest.mark.parametrize("text", ["plain", "naïve café", "日本語のテキスト", "🚌 gets on 🚏 gets off", ""])
+def test_pieces_make_the_text_and_never_half_a_character(text: str):
+    pieces, stopped = stream(text)
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert not stopped
+
+
+def test_text_is_not_held_back_without_a_stop_string():
+    assert stream("abc")[0] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected", "stopped"),
+    [
+        ("one END two", ("END",), "one ", True),
+        ("one EN", ("END",), "one EN", False),
+        ("aaab", ("aab",), "a", True),
+        ("x###y", ("y", "###"), "x", True),
+        ("über über", ("ber ",), "ü", True),
+        ("END", ("END",), "", True),
+    ],
+    ids=["in the middle", "only begun", "overlapping itself", "the first of two", "after a wide character", "at once"],
+)
+def test_stop_strings(text: str, stops: tuple[str, ...], expected: str, stopped: bool):
+    pieces, found = stream(text, *stops)
+    assert ("".join(pieces), found) == (expected, stopped)
+
+
+def test_a_broken_character_at_the_end_is_shown_as_such():
+    detokenizer = Detokenizer(ByteTokenizer())
+    assert detokenizer.add("é".encode()[0] + 1) == ""
+    assert detokenizer.finish() == "\ufffd"

@@ -1,0 +1,132 @@
+"""Answers never depend on who else is in the batch: greedy output against `generate` alone, and mutants that must be noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
+from jitney_runtime.engine.sequence import SamplingParams
+from jitney_runtime.torch_backend import attention
+from jitney_runtime.torch_backend import runner as runner_module
+from jitney_runtime.torch_backend.linears import pack_linears
+from jitney_runtime.torch_backend.runner import TorchRunner
+from support.models import TINY, smollm2, tiny_model
+from support.parity import ALLOWED_TIES, Verdict, batched_answers, compare, random_prompts, solo_answers
+
+attention.register()
+BLOCK = 8
+
+
+def runner_for(model: torch.nn.Module, blocks: int, kernel: str = "plain") -> TorchRunner:
+    pack_linears(model, kernel)
+    with torch.inference_mode():
+        runner = TorchRunner(model, torch.device("cpu"), torch.float32, BLOCK)
+        runner.allocate(blocks)
+    return runner
+
+
+def assert_right(verdict: Verdict) -> None:
+    print(verdict)
+    assert not verdict.wrong, str(verdict)
+    assert verdict.ties <= max(1, ALLOWED_TIES * (verdict.equal + verdict.ties)), str(verdict)
+
+
+@pytest.mark.parametrize("kernel", ["plain", "onednn"])
+@pytest.mark.parametrize("kind", TINY)
+def test_tiny_models_answer_as_alone(kind: str, kernel: str):
+    reference = tiny_model(kind, "sdpa")
+    solos = solo_answers(reference, random_prompts(40, 300, 60, seed=1), 24)
+    runner = runner_for(tiny_model(kind, attention.NAME), 200, kernel)
+    answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=200, seed=2)
+    assert_right(compare(reference, solos, answers))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_tiny_models_answer_as_alone_under_preemption(kind: str):
+    reference = tiny_model(kind, "sdpa")
+    solos = solo_answers(reference, random_prompts(30, 300, 40, seed=3), 24)
+    runner = runner_for(tiny_model(kind, attention.NAME), 14)
+    answers, engine = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=14, seed=4)
+    assert engine.stats().preemptions > 20
+    assert_right(compare(reference, solos, answers))
+
+
+def test_smollm2_answers_as_alone_with_a_pool_that_forces_preemption():
+    """The real model and the real kernels' choice; 12 conversations through a pool for about 4."""
+    reference = smollm2("sdpa")
+    prompts = random_prompts(12, 49_000, 40, seed=5)
+    solos = solo_answers(reference, prompts, 32)
+    runner = runner_for(smollm2(attention.NAME), 26, "auto")
+    answers, engine = batched_answers(runner, prompts, 32, blocks=26, seed=6)
+    print(f"{engine.stats().preemptions} preemptions")
+    assert engine.stats().preemptions >= 20
+    assert_right(compare(reference, solos, answers))
+
+
+Plan = attention.StepPlan
+
+
+def position_off_by_one(plan: Plan, step: int) -> Plan:
+    return dataclasses.replace(plan, positions=torch.where(plan.positions > 20, plan.positions + 1, plan.positions))
+
+
+def a_neighbours_block(plan: Plan, step: int) -> Plan:
+    tables = plan.decode_tables
+    return plan if tables is None or len(tables) < 2 else dataclasses.replace(plan, decode_tables=torch.cat([tables[1:2], tables[1:]]))
+
+
+def stale_state(plan: Plan, step: int) -> Plan:
+    """Every seventh step writes its keys and values elsewhere: what the blocks held before stays."""
+    return dataclasses.replace(plan, slots=torch.zeros_like(plan.slots)) if step % 7 == 6 else plan
+
+
+def attention_looks_at_itself_only(plan: Plan, step: int) -> Plan:
+    lengths = plan.decode_lengths
+    return plan if lengths is None else dataclasses.replace(plan, decode_lengths=torch.ones_like(lengths))
+
+
+@pytest.mark.parametrize("mutate", [position_off_by_one, a_neighbours_block, stale_state, attention_looks_at_itself_only])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_broken_engine_is_noticed(kind: str, mutate: Callable[[Plan, int], Plan], monkeypatch: pytest.MonkeyPatch):
+    reference = tiny_model(kind, "sdpa")
+    solos = solo_answers(reference, random_prompts(20, 300, 40, seed=7), 24)
+    runner = runner_for(tiny_model(kind, attention.NAME), 120)
+    steps = itertools.count()
+    monkeypatch.setattr(runner_module, "plan_step", lambda *arguments: mutate(attention.plan_step(*arguments), next(steps)))
+    answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=120, seed=8)
+    assert compare(reference, solos, answers).wrong
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_model_without_attention_is_noticed(kind: str, monkeypatch: pytest.MonkeyPatch):
+    reference = tiny_model(kind, "sdpa")
+    solos = solo_answers(reference, random_prompts(20, 300, 40, seed=7), 24)
+    runner = runner_for(tiny_model(kind, attention.NAME), 120)
+    attend = runner.attention.attend
+    monkeypatch.setattr(runner.attention, "attend", lambda *arguments: torch.zeros_like(attend(*arguments)))
+    answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=120, seed=8)
+    assert compare(reference, solos, answers).wrong
+
+
+def test_the_rows_of_a_step_enter_the_first_linear_layer_together():
+    """16 sequences decode in one matrix product, not in sixteen."""
+    model = tiny_model("llama", attention.NAME)
+    runner = runner_for(model, 200)
+    rows: list[int] = []
+    model.get_submodule("model.layers.0.self_attn.q_proj").register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[1]))
+    prompts = random_prompts(16, 300, 10, seed=9)
+    batched_answers(runner, prompts, 12, blocks=200, seed=10, rows=16)
+    assert max(row for row in rows) >= 16
+    assert len(rows) < sum(12 for _ in prompts)
+
+
+def test_a_batch_without_rows_to_sample_computes_no_logits():
+    runner = runner_for(tiny_model("llama", attention.NAME), 20)
+    chunk = ScheduledRow("s", (1, 2, 3), 0, (0,), False, SamplingParams(1), 0)
+    assert runner.run(ScheduledBatch((chunk,))) == []
+    assert len(runner.run(ScheduledBatch((dataclasses.replace(chunk, sample=True),)))) == 1

@@ -1,0 +1,65 @@
+"""Sampling: the right distribution, repeatable by seed, whoever the neighbours are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from jitney_runtime.engine.model_runner import ScheduledRow
+from jitney_runtime.engine.sequence import SamplingParams
+from jitney_runtime.torch_backend.sampler import sample
+
+LOGITS = torch.log(torch.tensor([0.05, 0.5, 0.15, 0.3]))
+
+
+def row(seed: int = 0, position: int = 10, **params: float) -> ScheduledRow:
+    settings = SamplingParams(max_tokens=1, **({"temperature": 1.0} | params))  # type: ignore[arg-type]
+    return ScheduledRow("s", (0,), position - 1, (0,), True, settings, seed)
+
+
+def draws(count: int = 4000, **params: float) -> Counter[int]:
+    rows = tuple(row(seed=number, **params) for number in range(count))
+    return Counter(sample(LOGITS.expand(count, -1), rows))
+
+
+def test_temperature_zero_takes_the_best():
+    assert sample(LOGITS[None], (row(temperature=0.0),)) == [1]
+
+
+def test_temperature_one_draws_from_the_distribution():
+    found = draws()
+    assert [found[token] / 4000 for token in range(4)] == pytest.approx([0.05, 0.5, 0.15, 0.3], abs=0.03)
+
+
+def test_a_low_temperature_sharpens():
+    assert draws(temperature=0.1)[1] > 3900
+
+
+@pytest.mark.parametrize(("top_k", "allowed"), [(1, {1}), (2, {1, 3}), (3, {1, 2, 3}), (4, {0, 1, 2, 3}), (99, {0, 1, 2, 3})])
+def test_top_k(top_k: int, allowed: set[int]):
+    assert set(draws(top_k=top_k)) == allowed
+
+
+@pytest.mark.parametrize(("top_p", "allowed"), [(0.01, {1}), (0.6, {1, 3}), (0.9, {1, 2, 3}), (1.0, {0, 1, 2, 3})])
+def test_top_p(top_p: float, allowed: set[int]):
+    assert set(draws(top_p=top_p)) == allowed
+
+
+def test_a_seed_repeats_and_positions_differ():
+    first = [sample(LOGITS[None], (row(seed=5, position=place),))[0] for place in range(50)]
+    again = [sample(LOGITS[None], (row(seed=5, position=place),))[0] for place in range(50)]
+    assert first == again
+    assert len(set(first)) > 1
+
+
+def test_neighbours_change_nothing():
+    alone = [sample(LOGITS[None], (row(seed=seed),))[0] for seed in range(30)]
+    mixed = torch.cat([LOGITS.expand(30, -1), LOGITS.flip(0)[None] * 3])
+    assert sample(mixed, (*(row(seed=seed) for seed in range(30)), row(temperature=0.3, top_k=2)))[:30] == alone
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 2.0])
+def test_extreme_temperatures_stay_finite(temperature: float):
+    assert sample(torch.tensor([[1e4, -1e4, 0.0]]), (row(temperature=temperature),)) == [0]

@@ -1,0 +1,113 @@
+"""Greedy answers of the engine against transformers' own `generate`, run alone.
+
+They are equal, or different only where fp32 cannot tell two tokens apart: its matrix products give other last bits for one row than for
+several, so near-ties may flip legitimately. A sequence whose solo top-two gap stays above CLEAR of the logits' standard deviation must be
+equal token for token; elsewhere the first difference must fall where the fp64 gap between the two tokens is under TIE of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass, field
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from jitney_runtime.engine.block_pool import BlockPool
+from jitney_runtime.engine.engine import Engine
+from jitney_runtime.engine.model_runner import ModelRunner
+from jitney_runtime.engine.scheduler import Scheduler
+from support.engine import make_sequence
+
+CLEAR = 1e-3
+TIE = 1e-4
+ALLOWED_TIES = 0.001
+
+
+@dataclass(frozen=True)
+class Solo:
+    """A prompt, what `generate` answers alone, and the smallest top-two gap on the way, in standard deviations of the logits."""
+
+    prompt: list[int]
+    tokens: list[int]
+    gap: float
+
+
+@dataclass
+class Verdict:
+    """Counts of one comparison. `wrong` names sequences that differ where they must not."""
+
+    equal: int = 0
+    ties: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.equal} equal, {self.ties} legitimate near-ties, {len(self.wrong)} wrong {self.wrong[:3]}"
+
+
+def solo_answers(reference: PreTrainedModel, prompts: list[list[int]], count: int) -> list[Solo]:
+    config = GenerationConfig(max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    config.eos_token_id = config.pad_token_id = None
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        output = reference.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        logits = torch.stack(output.logits)[:, 0].double()
+        best = logits.topk(2, dim=-1).values
+        gap = ((best[:, 0] - best[:, 1]) / logits.std(dim=-1)).min().item()
+        answers.append(Solo(prompt, output.sequences[0, len(prompt) :].tolist(), gap))
+    return answers
+
+
+def batched_answers(
+    runner: ModelRunner, prompts: list[list[int]], count: int, *, blocks: int, seed: int, rows: int = 8
+) -> tuple[list[list[int]], Engine]:
+    """The same prompts through the engine, arriving in random order and moments, with strangers that are aborted in between."""
+    choose = random.Random(seed)
+    block_size = runner.block_size  # type: ignore[attr-defined]
+    longest = max(len(prompt) for prompt in prompts) + count
+    engine = Engine(Scheduler(BlockPool(blocks, block_size), rows, choose.choice([17, 64, 512]), longest), runner)
+    order = list(range(len(prompts)))
+    choose.shuffle(order)
+    answers: list[list[int]] = [[] for _ in prompts]
+    strangers = 0
+    while order or engine.has_work:
+        if order and choose.random() < 0.5:
+            number = order.pop()
+            engine.add(make_sequence(str(number), prompts[number], count, ignore_eos=True))
+        if order and choose.random() < 0.2:
+            strangers += 1
+            engine.add(make_sequence(f"stranger-{strangers}", choose.choice(prompts)[::-1], count, ignore_eos=True))
+        for output in engine.step().outputs:
+            if output.token is not None and not output.sequence_id.startswith("stranger"):
+                answers[int(output.sequence_id)].append(output.token)
+        if strangers and choose.random() < 0.3:
+            engine.abort(f"stranger-{choose.randint(1, strangers)}")
+    return answers, engine
+
+
+def compare(reference: PreTrainedModel, solos: list[Solo], answers: list[list[int]]) -> Verdict:
+    verdict, exact = Verdict(), None
+    for number, (solo, tokens) in enumerate(zip(solos, answers, strict=True)):
+        if tokens == solo.tokens:
+            verdict.equal += 1
+            continue
+        exact = exact or copy.deepcopy(reference).double()
+        first = next((place for place, pair in enumerate(zip(tokens, solo.tokens, strict=False)) if pair[0] != pair[1]), None)
+        if solo.gap < CLEAR and first is not None and _fp64_gap(exact, solo, first, tokens[first]) < TIE:
+            verdict.ties += 1
+        else:
+            verdict.wrong.append(f"#{number} at token {first} (solo gap {solo.gap:.1e})")
+    return verdict
+
+
+@torch.inference_mode()
+def _fp64_gap(exact: PreTrainedModel, solo: Solo, place: int, other: int) -> float:
+    logits = exact(torch.tensor([solo.prompt + solo.tokens[:place]]), use_cache=False).logits[0, -1]
+    return float((logits[solo.tokens[place]] - logits[other]).abs() / logits.std())
+
+
+def random_prompts(count: int, vocabulary: int, longest: int, seed: int) -> list[list[int]]:
+    choose = random.Random(seed)
+    return [[choose.randrange(vocabulary) for _ in range(choose.randint(1, longest))] for _ in range(count)]

@@ -54,12 +54,12 @@ def _download(repository: str, revision: str | None, progress: Progress) -> Path
     logger.info("downloading %s%s", repository, f" at {revision}" if revision else "")
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED, tqdm_class=_progress_bar(progress)))
-    except Exception as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise _translate(error, repository, revision) from error
 
 
 def _progress_bar(progress: Progress) -> type[tqdm[Any]]:
-    class Bar(tqdm[Any]):
+    class Bar(tqdm):  # type: ignore[type-arg]
         """Reports bytes only; the bar that counts files stays silent."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -103,9 +103,7 @@ def _translate(error: Exception, repository: str, revision: str | None) -> Start
             return ModelNotFound(f"the hub has no repository {repository}")
     if isinstance(error, HFValidationError):
         return ModelNotFound(f"{repository!r} is no valid repository name: {error}")
-    if isinstance(error, LocalEntryNotFoundError | HfHubHTTPError | httpx.HTTPError | OSError):
-        return HubUnreachable(f"the hub cannot be reached to download {repository}: {_first_line(error)}")
-    return HubUnreachable(f"downloading {repository} failed: {type(error).__name__}: {_first_line(error)}")
+    return HubUnreachable(f"the hub cannot be reached to download {repository}: {_first_line(error)}")
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -57,12 +57,12 @@ def test_tiny_models_answer_as_alone_under_preemption(kind: str):
 
 
 def test_smollm2_answers_as_alone_with_a_pool_that_forces_preemption():
-    """The real model and the real kernels' choice; 12 conversations through a pool for about 4."""
+    """The real model and the real kernels' choice; 14 conversations that outgrow a pool for one of them and a bit."""
     reference = smollm2("sdpa")
-    prompts = random_prompts(12, 49_000, 40, seed=5)
-    solos = solo_answers(reference, prompts, 32)
-    runner = runner_for(smollm2(attention.NAME), 26, "auto")
-    answers, engine = batched_answers(runner, prompts, 32, blocks=26, seed=6)
+    prompts = random_prompts(14, 49_000, 12, seed=5)
+    solos = solo_answers(reference, prompts, 48)
+    runner = runner_for(smollm2(attention.NAME), 10, "auto")
+    answers, engine = batched_answers(runner, prompts, 48, blocks=10, seed=6)
     print(f"{engine.stats().preemptions} preemptions")
     assert engine.stats().preemptions >= 20
     assert_right(compare(reference, solos, answers))

@@ -1,0 +1,50 @@
+# Every verb of the project. `make help` lists them; each installs what it lacks and is safe to repeat.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+export PATH := /usr/local/go/bin:$(HOME)/.local/bin:$(PATH)
+export PYTHONPATH := e2e
+RUN := .venv/bin/
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check fmt test test-long model serve bench binaries
+
+help: ## list the verbs
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+# uv makes the environment exactly as uv.lock says; the stamp keeps a second call instant.
+.venv/ready: pyproject.toml uv.lock
+	@command -v uv > /dev/null || { echo "installing uv"; python3 -m pip install --quiet --user --break-system-packages uv || python3 -m pip install --quiet uv; }
+	echo "setting up the Python environment (torch is 5.5 GB, 2 to 3 minutes the first time)"
+	uv sync --frozen --extra dev
+	touch $@
+
+setup: .venv/ready ## make the Python environment in .venv
+
+check: setup ## lint, types and import arrows; never edits
+	@$(RUN)ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)mypy
+	$(RUN)lint-imports
+
+fmt: setup ## format and fix what can be fixed
+	@$(RUN)ruff format .
+	$(RUN)ruff check --fix .
+
+test: setup ## unit, contract and integration tests
+	@$(RUN)pytest -m "not long"
+
+test-long: setup ## the tests, with their longer forms
+	@$(RUN)pytest
+
+model: setup ## fetch and convert the test model if need be; prints only its folder
+	@$(RUN)python e2e/test_model.py
+
+serve: setup ## serve the test model on http://127.0.0.1:8000/v1
+	@$(RUN)jitney-runtime --model "$$($(RUN)python e2e/test_model.py)" --served-model-name smollm2
+
+bench: setup ## the runtime against transformers serve: same model, machine and run
+	@$(RUN)python bench/compare.py
+
+binaries: ## build etcd, Kubernetes, helm and CoreDNS from their Go modules (8 minutes the first time)
+	@python3 e2e/cluster/binaries.py

@@ -1,0 +1,81 @@
+"""A real jitney-runtime process: started, waited for, asked, stopped, and always ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RuntimeProcess:
+    process: subprocess.Popen[bytes]
+    url: str
+    folder: Path
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @property
+    def termination_line(self) -> str:
+        return (self.folder / "termination").read_text()
+
+    def ready_status(self) -> dict[str, Any] | None:
+        """The body of /readyz; None while nothing listens."""
+        try:
+            return dict(httpx.get(f"{self.url}/readyz", timeout=5).json())
+        except httpx.TransportError:
+            return None
+
+    def wait_ready(self, seconds: float = 120) -> list[dict[str, Any]]:
+        """Wait until ready; every different answer of /readyz on the way."""
+        seen: list[dict[str, Any]] = []
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            status = self.ready_status()
+            if status and status not in seen:
+                seen.append(status)
+            if status == {"status": "ready"}:
+                return seen
+            time.sleep(0.05)
+        raise AssertionError(f"not ready (exit code {self.process.poll()}):\n{self.log}")
+
+    def wait_exit(self, seconds: float = 120) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s:\n{self.log}") from None
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def running_runtime(folder: Path, *arguments: str, **environment: str) -> Iterator[RuntimeProcess]:
+    """`jitney-runtime` on a free port, its log and termination line in `folder`."""
+    port = free_port()
+    command = [sys.executable, "-m", "jitney_runtime", "--port", str(port), "--termination-log", str(folder / "termination"), *arguments]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment)
+        try:
+            yield RuntimeProcess(process, f"http://127.0.0.1:{port}", folder)
+        finally:
+            process.kill()
+            process.wait()

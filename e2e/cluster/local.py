@@ -1,0 +1,128 @@
+"""The local cluster: a whole Kubernetes with one node on this machine, started and stopped by code."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from cluster import binaries, machine, network, state
+from cluster.binaries import cache_folder, program
+from cluster.containerd import RUN, unmount_below
+from cluster.control_plane import ControlPlane
+from cluster.images import LIBRARY, OURS, PAUSE_IMAGE, REPOSITORY, Builder, Image
+from cluster.node import Node
+from cluster.progress import Step, say
+
+PLANE = state.FOLDER / "cluster"
+
+
+class LocalCluster:
+    """The one cluster of this machine, whoever started it."""
+
+    kind = "local"
+
+    def __init__(self) -> None:
+        self._attach()
+
+    def _attach(self) -> None:
+        """Read the record that is there; an empty one when there is none."""
+        self.plane = ControlPlane(PLANE, controllers=True, address=network.ADDRESS, lasting=True)
+        self.node = Node(self.plane)
+        self.kubeconfig = self.plane.kubeconfig
+        self.audit_log = self.plane.audit_log
+
+    def running(self) -> bool:
+        """True when every process of the record lives and the API answers."""
+        processes = self.plane.processes.running
+        if len(processes) < 8 or not all(process.alive() for process in processes):
+            return False
+        command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", "get", "--raw=/readyz", "--request-timeout=5s"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def up(self) -> None:
+        """A running cluster with our images in it: the one that is there when this checkout started it, else a new one."""
+        machine.check(images_cached=(cache_folder() / "containerd").is_dir())
+        binaries.build()
+        with state.lock():
+            owner = state.recorded()
+            if owner and owner.checkout == str(REPOSITORY) and self.running():
+                say(f"using the cluster that is up since {owner.started}")
+            else:
+                self._start_anew()
+        self._provide(*OURS)
+
+    def _start_anew(self) -> None:
+        self._stop_recorded()
+        with Step("starting Kubernetes"):
+            state.record(state.Owner.us(REPOSITORY))
+            self._attach()
+            network.create(state.FOLDER)
+            try:
+                self._start_parts()
+            except BaseException:
+                self.node.stop()
+                self.plane.stop()
+                network.remove(state.FOLDER)
+                raise
+
+    def _start_parts(self) -> None:
+        self.node.start_containerd()
+        self._provide_pause()
+        self.plane.start()
+        self.plane.start_scheduler()
+        self.node.start()
+
+    def down(self) -> bool:
+        """Stop whatever throwaway cluster is recorded on this machine; False when there was none."""
+        with state.lock():
+            return self._stop_recorded()
+
+    def _stop_recorded(self) -> bool:
+        owner = state.recorded()
+        if owner is None:
+            return False
+        with Step(f"stopping the cluster that {owner.checkout} started at {owner.started}"):
+            self.node.stop()
+            self.plane.stop()
+            network.remove(state.FOLDER)
+            unmount_below(state.FOLDER, RUN)
+            shutil.rmtree(RUN, ignore_errors=True)
+            shutil.rmtree(state.FOLDER)
+        return True
+
+    # Images
+
+    def _provide_pause(self) -> None:
+        if PAUSE_IMAGE not in self.node.containerd.images():
+            builder = Builder()
+            builder.pause()
+            builder.hand_over(PAUSE_IMAGE, self.node.containerd)
+
+    def _provide(self, *images: Image) -> None:
+        for image in images:
+            self.provide(image)
+
+    def provide(self, image: Image) -> str:
+        """Build and hand over what containerd lacks; the reference that pods use."""
+        if image.full_name not in self.node.containerd.images():
+            builder = Builder()
+            builder.base()
+            builder.build(image)
+            builder.hand_over(image.full_name, self.node.containerd)
+            self._forget_older(builder, image)
+        return image.reference
+
+    def _forget_older(self, builder: Builder, image: Image) -> None:
+        older = [name for name in self.node.containerd.images() if name.startswith(f"{LIBRARY}{image.name}:")]
+        for name in older:
+            if name != image.full_name:
+                self.node.containerd.remove_image(name)
+        builder.prune(image)
+
+
+def folder_for_volumes() -> Path:
+    """Where hostPath volumes of a test may lie; gone with the cluster."""
+    path = state.FOLDER / "volumes"
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,96 @@
+"""What this machine must have before anything is built; what apt can bring is brought."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from cluster.binaries import cache_folder, go_command
+from cluster.progress import Step
+
+DISK_GIGABYTES = 30
+GO_VERSION = (1, 26)
+# program -> Debian package
+PROGRAMS = {
+    "containerd": "containerd",
+    "runc": "runc",
+    "buildah": "buildah",
+    "skopeo": "skopeo",
+    "debootstrap": "debootstrap",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "git": "git",
+}
+CNI = Path("/usr/lib/cni/bridge")
+
+
+class NotReady(RuntimeError):
+    """The machine lacks something that only a person can give; the message is one sentence."""
+
+
+def check(*, images_cached: bool) -> None:
+    """NotReady for the first thing that is missing; installs packages when they are all that is."""
+    _check_root()
+    _check_cgroups()
+    _check_go()
+    _check_disk(images_cached)
+    _install_packages()
+
+
+def _check_root() -> None:
+    if os.geteuid() != 0:
+        raise NotReady("a Kubernetes on this machine needs root: run it as root (or with sudo), or use JITNEY_CLUSTER=kind or current")
+
+
+def _check_cgroups() -> None:
+    if not Path("/sys/fs/cgroup/memory").is_dir() and not Path("/sys/fs/cgroup/cgroup.controllers").is_file():
+        raise NotReady("no control groups are mounted at /sys/fs/cgroup, and containers need them")
+
+
+def _check_go() -> None:
+    try:
+        text = subprocess.run([go_command(), "version"], capture_output=True, text=True, check=True).stdout
+    except RuntimeError as error:
+        raise NotReady(str(error)) from error
+    found = re.search(r"go(\d+)\.(\d+)", text)
+    if not found or tuple(map(int, found.groups())) < GO_VERSION:
+        raise NotReady(f"Go 1.26 or newer is needed to build Kubernetes and this is {text.strip()!r}: install it from go.dev/dl")
+
+
+def _check_disk(images_cached: bool) -> None:
+    wanted = DISK_GIGABYTES if not images_cached else 5
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < wanted:
+        raise NotReady(f"{wanted} GB of free disk are needed at {folder} and {free:.0f} GB are there: free some, or set JITNEY_CACHE")
+
+
+def _install_packages() -> None:
+    missing = [package for name, package in PROGRAMS.items() if not shutil.which(name)]
+    missing += [] if CNI.is_file() else ["containernetworking-plugins"]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise NotReady(f"these are missing and there is no apt-get to install them: {', '.join(missing)}")
+    with Step(f"installing {', '.join(missing)}"):
+        _apt("update")
+        _apt("install", "--yes", "--no-install-recommends", *missing)
+    _keep_system_containerd_quiet()
+
+
+def _apt(*arguments: str) -> None:
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(["apt-get", "-qq", *arguments], env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotReady(f"apt-get {arguments[0]} failed: {done.stderr.strip()[-500:]}")
+
+
+def _keep_system_containerd_quiet() -> None:
+    """Debian starts its containerd when it is installed; ours is another one, and nobody asked for that."""
+    if shutil.which("systemctl"):
+        subprocess.run(["systemctl", "disable", "--now", "containerd"], capture_output=True, check=False)

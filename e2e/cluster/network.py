@@ -1,0 +1,64 @@
+"""The bridge that pods hang on, and the few host settings they need; every change is undone by its inverse."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from cluster.control_plane import POD_RANGE
+
+BRIDGE = "jitney0"
+ADDRESS = "10.244.0.1"
+PREFIX = 24
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+# What leaves the pods' network goes out under the machine's address; what stays inside keeps its own.
+RULES = (
+    ("nat", "POSTROUTING", ("-s", POD_RANGE, "!", "-d", POD_RANGE, "-j", "MASQUERADE")),
+    ("filter", "FORWARD", ("-s", POD_RANGE, "-j", "ACCEPT")),
+    ("filter", "FORWARD", ("-d", POD_RANGE, "-j", "ACCEPT")),
+)
+COMMENT = ("-m", "comment", "--comment", "jitney throwaway cluster")
+
+
+def create(folder: Path) -> None:
+    """Make the bridge; `folder` remembers what the host's settings were."""
+    (folder / "ip_forward").write_text(FORWARDING.read_text())
+    _run("ip", "link", "add", BRIDGE, "type", "bridge")
+    _run("ip", "address", "add", f"{ADDRESS}/{PREFIX}", "dev", BRIDGE)
+    _run("ip", "link", "set", BRIDGE, "up")
+    FORWARDING.write_text("1")
+    for table, chain, rule in RULES:
+        _run("iptables", "-w", "-t", table, "-I", chain, *rule, *COMMENT)
+
+
+def remove(folder: Path) -> None:
+    """Undo create(); what is gone already is no error."""
+    for table, chain, rule in RULES:
+        while _succeeds("iptables", "-w", "-t", table, "-D", chain, *rule, *COMMENT):
+            pass
+    _succeeds("ip", "link", "delete", BRIDGE)
+    before = folder / "ip_forward"
+    if before.is_file():
+        FORWARDING.write_text(before.read_text())
+
+
+def write_cni(folder: Path) -> None:
+    """The configuration containerd reads for pods: a bridge, addresses from a file under `folder`, the loopback."""
+    ranges = [[{"subnet": f"{ADDRESS.rsplit('.', 1)[0]}.0/{PREFIX}"}]]
+    addresses = {"type": "host-local", "dataDir": str(folder / "addresses"), "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}]}
+    bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "hairpinMode": True, "ipam": addresses}
+    document = {"cniVersion": "0.4.0", "name": "jitney", "plugins": [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]}
+    path = folder / "net.d" / "10-jitney.conflist"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1))
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,146 @@
+"""The resource's schema and messages, one by one, against the real API server, at the edges of every bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.namespaces import Namespace
+
+MODEL = "smollm2-instruct"
+
+
+def test_defaults_and_the_status_of_a_resource_that_nobody_has_looked_at(namespace: Namespace):
+    namespace.create(model=MODEL)
+    found = namespace.get()
+    assert found["spec"] == {
+        "model": MODEL,
+        "engine": "transformers",
+        "device": "auto",
+        "maxNumSeqs": 16,
+        "quantization": "none",
+        "replicas": 1,
+        "suspend": False,
+    }
+    (ready,) = found["status"]["conditions"]
+    assert (ready["type"], ready["status"], ready["reason"], ready["message"]) == (
+        "Ready",
+        "Unknown",
+        "Pending",
+        "Waiting for the operator",
+    )
+    assert found["status"]["observedGeneration"] == 0 != found["metadata"]["generation"]
+
+
+def test_the_columns(namespace: Namespace):
+    namespace.create(model=MODEL, servedModelName="smollm2")
+    header, row = namespace.kubectl("get", "mdep").splitlines()
+    assert header.split() == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "AGE"]
+    assert row.split()[:4] == ["chat", MODEL, "transformers", "Pending"]
+    wide = namespace.kubectl("get", "mdep", "-o", "wide").splitlines()
+    assert wide[0].split("  ")[-4:] != header.split("  ")[-4:]
+    assert "smollm2" in wide[1].split()
+
+
+def test_kubectl_scale_writes_replicas(namespace: Namespace):
+    namespace.create(model=MODEL)
+    namespace.kubectl("scale", "modeldeployment", "chat", "--replicas=3")
+    assert namespace.get()["spec"]["replicas"] == 3
+
+
+def test_a_misspelt_field_is_refused_by_kubectl(namespace: Namespace):
+    with pytest.raises(RuntimeError, match=r'unknown field "spec.maxNumSeq"'):
+        namespace.create(model=MODEL, maxNumSeq=4)
+
+
+def test_the_engine_cannot_be_changed_to_another(namespace: Namespace):
+    namespace.create(model=MODEL)
+    with pytest.raises(RuntimeError, match="engine"):
+        namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"engine": "vllm"}}')
+
+
+@pytest.mark.parametrize("name", ["a", "qwen2-5", "a" * 52, "x-9"])
+def test_names_that_a_service_may_have(namespace: Namespace, name: str):
+    namespace.create(name, model=MODEL)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "9lives", "a" * 53, "a-"], ids=["dot", "digit first", "too long", "dash last"])
+def test_other_names_are_refused_with_the_way_out(namespace: Namespace, name: str):
+    with pytest.raises(RuntimeError, match=r"because a Service gets this name|a lowercase RFC 1123"):
+        namespace.create(name, model=MODEL)
+
+
+ACCEPTED: list[dict[str, Any]] = [
+    {"model": "qwen1.5-chat", "size": 4},
+    {"model": "qwen1.5-chat", "size": "0.5"},
+    {"model": "org/repo", "revision": "v1.0"},
+    {"model": "hf://org/repo.name_x"},
+    {"model": "pvc://claim"},
+    {"model": "pvc://my.claim/path/to model"},
+    {"model": "file:///models/x"},
+    {"model": "oci://registry.example/model:1"},
+    {"model": MODEL, "maxNumSeqs": 1},
+    {"model": MODEL, "maxNumSeqs": 1024},
+    {"model": MODEL, "maxModelLen": 16},
+    {"model": MODEL, "replicas": 0},
+    {"model": MODEL, "startupTimeoutSeconds": 86400},
+    {"model": MODEL, "servedModelName": "Qwen/Qwen2.5:chat"},
+    {"model": MODEL, "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"nvidia.com/gpu": 1}}},
+    {"model": MODEL, "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+    {"model": MODEL, "hfTokenSecretRef": {"name": "hub", "key": "token"}, "apiKeySecretRef": {"name": "keys", "key": "main"}},
+    {"model": MODEL, "cache": {"type": "PersistentVolumeClaim", "size": "20Gi"}},
+    {"model": MODEL, "rollout": {"strategy": "Recreate", "drainSeconds": 0}},
+    {"model": MODEL, "autoscaling": {"minReplicas": 0, "maxReplicas": 3}},
+    {"model": MODEL, "scheduling": {"tolerations": [{"key": "gpu", "operator": "Exists"}], "affinity": {"nodeAffinity": {}}}},
+]
+
+
+@pytest.mark.parametrize("spec", ACCEPTED, ids=str)
+def test_what_is_accepted(namespace: Namespace, spec: dict[str, Any]):
+    namespace.create(**spec)
+    stored = namespace.get()["spec"]
+    assert {key: stored[key] for key in spec if key != "rollout"} == {key: value for key, value in spec.items() if key != "rollout"}
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({}, "spec.model: Required value"),
+    ({"model": ""}, "spec.model"),
+    ({"model": "s3://bucket/x"}, "model must be a catalogue name"),
+    ({"model": "hf://only-org"}, "a hub model is written hf://org/repo"),
+    ({"model": "hf://a/b/c"}, "a hub model is written hf://org/repo"),
+    ({"model": "pvc://Claim/x"}, "a model on a claim is written pvc://claim/path"),
+    ({"model": "file://models"}, "three slashes"),
+    ({"model": "pvc://claim/../other"}, "may not contain .."),
+    ({"model": "a b"}, "of letters, digits, dots, dashes and underscores"),
+    ({"model": "a/b/c"}, "of letters, digits, dots, dashes and underscores"),
+    ({"model": MODEL, "engine": "llama"}, 'supported values: "transformers"'),
+    ({"model": MODEL, "size": "1_8"}, "size is in billions of parameters"),
+    ({"model": MODEL, "size": "four"}, "size is in billions of parameters"),
+    ({"model": MODEL, "size": 0}, "size is in billions of parameters"),
+    ({"model": MODEL, "quantization": "int3"}, 'supported values: "none", "int8", "int4"'),
+    ({"model": MODEL, "maxNumSeqs": 0}, "greater than or equal to 1"),
+    ({"model": MODEL, "maxNumSeqs": 1025}, "less than or equal to 1024"),
+    ({"model": MODEL, "maxModelLen": 15}, "greater than or equal to 16"),
+    ({"model": MODEL, "replicas": -1}, "greater than or equal to 0"),
+    ({"model": MODEL, "device": "tpu"}, 'supported values: "auto", "cuda", "cpu"'),
+    ({"model": MODEL, "startupTimeoutSeconds": 0}, "greater than or equal to 1"),
+    ({"model": MODEL, "startupTimeoutSeconds": 86401}, "less than or equal to 86400"),
+    ({"model": "pvc://claim/x", "revision": "v1"}, "revision pins a commit on the hub"),
+    ({"model": MODEL, "env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}, "not both"),
+    ({"model": MODEL, "env": [{"name": "1A", "value": "1"}]}, "spec.env[0].name"),
+    ({"model": MODEL, "hfTokenSecretRef": {"name": "hub"}}, "hfTokenSecretRef.key: Required value"),
+    ({"model": MODEL, "cache": {"type": "PersistentVolumeClaim"}}, "needs claimName (an existing claim) or size (to make one)"),
+    ({"model": MODEL, "cache": {"type": "Tape"}}, "cache.type"),
+    ({"model": MODEL, "rollout": {"strategy": "Canary"}}, 'supported values: "RollingUpdate", "Recreate"'),
+    ({"model": MODEL, "autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas may not be above maxReplicas"),
+    ({"model": MODEL, "resources": {"limits": {"memory": "lots"}}}, "spec.resources.limits.memory"),
+    ({"model": MODEL, "args": ["x"] * 65}, "must have at most 64 items"),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), REFUSED, ids=[str(spec)[:60] for spec, _ in REFUSED])
+def test_what_is_refused_and_in_which_words(namespace: Namespace, spec: dict[str, Any], said: str):
+    with pytest.raises(RuntimeError) as refused:
+        namespace.create(**spec)
+    assert said in str(refused.value)

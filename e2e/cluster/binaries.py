@@ -56,13 +56,20 @@ def _version_flags(version: str) -> tuple[str, ...]:
     return tuple(f"-X {package}.{key}={value}" for package in packages for key, value in values.items())
 
 
+def _helm_flags(version: str) -> tuple[str, ...]:
+    """Without them `helm template` and `helm lint` believe in Kubernetes 1.20, and charts that ask for a newer one are refused."""
+    major, minor, _ = version.removeprefix("v").split(".")
+    packages = ("helm.sh/helm/v3/pkg/chartutil", "helm.sh/helm/v3/pkg/lint/rules")
+    return tuple(f"-X {package}.k8sVersion{key}={value}" for package in packages for key, value in (("Major", major), ("Minor", minor)))
+
+
 _COMMANDS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
 KUBERNETES = Module(
     "kubernetes",
     {"etcd": "go.etcd.io/etcd/server/v3", **{name: f"k8s.io/kubernetes/cmd/{name}" for name in _COMMANDS}},
     ("-s", "-w", *_version_flags(KUBERNETES_VERSION)),
 )
-HELM = Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"})
+HELM = Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, ("-s", "-w", *_helm_flags(KUBERNETES_VERSION)))
 COREDNS = Module("coredns", {"coredns": "."})
 PAUSE = Module("pause", {"pause": "."})
 ALL = (KUBERNETES, HELM, COREDNS, PAUSE)

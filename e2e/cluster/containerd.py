@@ -93,6 +93,14 @@ class Containerd:
     def remove_image(self, name: str) -> None:
         self.ctr("images", "rm", name)
 
+    def remove_nameless_images(self) -> None:
+        """The kubelet's side keeps each image under its digest too; one that no name points to only holds disk."""
+        rows = [line.split() for line in self.ctr("images", "ls").splitlines()[1:]]
+        named = {row[2] for row in rows if not row[0].startswith("sha256:")}
+        for name, _, digest, *_ in rows:
+            if name.startswith("sha256:") and digest not in named:
+                self.remove_image(name)
+
     # The end
 
     def clear(self) -> None:

@@ -77,7 +77,7 @@ class Image:
     def _files(self) -> Iterator[Path]:
         for source in (self.containerfile, "pyproject.toml", "uv.lock", *self.sources):
             path = REPOSITORY / source
-            yield from [path] if path.is_file() else sorted(file for file in path.rglob("*.py"))
+            yield from [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc")
 
 
 OPERATOR = Image("jitney-operator", "operator/Containerfile", ("operator/jitney_operator",))
@@ -88,7 +88,8 @@ OURS = (OPERATOR, RUNTIME)
 class Builder:
     """buildah with its storage in the cache."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, base_image: str = BASE_IMAGE) -> None:
+        self.base_image = base_image
         self.folder = folder or cache_folder() / "images"
         self.layout = Layout(self.folder / "layout")
 
@@ -156,7 +157,12 @@ class Builder:
 
     def _build_options(self) -> list[str]:
         uv_cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-        options = ["--layers", "--pull-never", "--build-arg", f"BASE_IMAGE={BASE_IMAGE}"]
+        options = [
+            "--layers",
+            "--pull-never" if self.base_image == BASE_IMAGE else "--pull",
+            "--build-arg",
+            f"BASE_IMAGE={self.base_image}",
+        ]
         options += ["--volume", f"{uv_cache}:{BUILD_CACHE}", "--build-arg", f"UV_CACHE_DIR={BUILD_CACHE}"]
         if CERTIFICATES.is_file():
             options += ["--volume", f"{CERTIFICATES}:{BUILD_CERTIFICATES}:ro"]

@@ -21,6 +21,7 @@ class LocalCluster:
     """The one cluster of this machine, whoever started it."""
 
     kind = "local"
+    kubeconfig: Path | None
 
     def __init__(self) -> None:
         self._attach()
@@ -41,7 +42,11 @@ class LocalCluster:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def up(self) -> None:
-        """A running cluster with our images in it: the one that is there when this checkout started it, else a new one."""
+        """A running cluster with our images in it."""
+        self.start()
+
+    def start(self) -> None:
+        """A running cluster: the one that is there when this checkout started it, else a new one."""
         machine.check(images_cached=(cache_folder() / "containerd").is_dir())
         binaries.build()
         with state.lock():
@@ -50,7 +55,8 @@ class LocalCluster:
                 say(f"using the cluster that is up since {owner.started}")
             else:
                 self._start_anew()
-        self._provide(*OURS)
+        for image in OURS:
+            self.provide(image)
 
     def _start_anew(self) -> None:
         self._stop_recorded()
@@ -99,30 +105,24 @@ class LocalCluster:
             builder.pause()
             builder.hand_over(PAUSE_IMAGE, self.node.containerd)
 
-    def _provide(self, *images: Image) -> None:
-        for image in images:
-            self.provide(image)
+    def reference(self, image: Image) -> str:
+        return image.reference
 
-    def provide(self, image: Image) -> str:
-        """Build and hand over what containerd lacks; the reference that pods use."""
+    def provide(self, image: Image) -> None:
+        """Build and hand over what containerd lacks."""
         if image.full_name not in self.node.containerd.images():
             builder = Builder()
             builder.base()
             builder.build(image)
             builder.hand_over(image.full_name, self.node.containerd)
             self._forget_older(builder, image)
-        return image.reference
 
     def _forget_older(self, builder: Builder, image: Image) -> None:
-        older = [name for name in self.node.containerd.images() if name.startswith(f"{LIBRARY}{image.name}:")]
-        for name in older:
-            if name != image.full_name:
-                self.node.containerd.remove_image(name)
+        containerd = self.node.containerd
+        # A resource keeps the image it was resolved with, and its next pod needs it.
+        used = self.plane.kubectl("get", "deployments", "--all-namespaces", "-o", "jsonpath={..image}").split()
+        for name in containerd.images() - {image.full_name} - {LIBRARY + reference for reference in used}:
+            if name.startswith(f"{LIBRARY}{image.name}:"):
+                containerd.remove_image(name)
+        containerd.remove_nameless_images()
         builder.prune(image)
-
-
-def folder_for_volumes() -> Path:
-    """Where hostPath volumes of a test may lie; gone with the cluster."""
-    path = state.FOLDER / "volumes"
-    path.mkdir(parents=True, exist_ok=True)
-    return path

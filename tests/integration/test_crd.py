@@ -21,6 +21,7 @@ def test_defaults_and_the_status_of_a_resource_that_nobody_has_looked_at(namespa
         "maxNumSeqs": 16,
         "quantization": "none",
         "replicas": 1,
+        "rollout": {"strategy": "RollingUpdate", "drainSeconds": 120},
         "suspend": False,
     }
     (ready,) = found["status"]["conditions"]

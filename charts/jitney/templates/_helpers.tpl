@@ -1,0 +1,58 @@
+{{- define "jitney.name" -}}
+{{- default "jitney-operator" .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Release "jitney" gives "jitney-operator", any other "RELEASE-jitney-operator". */}}
+{{- define "jitney.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if eq .Release.Name "jitney" }}
+{{- include "jitney.name" . }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "jitney.name" .) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "jitney.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "jitney.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "jitney.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{ include "jitney.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: jitney
+{{- end }}
+
+{{- define "jitney.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "jitney.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* What the operator may do where ModelDeployments live. The head of operator/jitney_operator/cluster.py says which call needs which. */}}
+{{- define "jitney.rules" -}}
+- apiGroups: [serving.jitney.dev]
+  resources: [modeldeployments]
+  verbs: [get, list, watch]
+- apiGroups: [serving.jitney.dev]
+  resources: [modeldeployments/status]
+  verbs: [patch]
+# Children are owned with blockOwnerDeletion, which asks for this.
+- apiGroups: [serving.jitney.dev]
+  resources: [modeldeployments/finalizers]
+  verbs: [update]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+{{- end }}

@@ -1,0 +1,112 @@
+"""The main job from nothing: a Kubernetes, the images, the chart, a model on a claim, one manifest, 16 chats at once.
+
+Leaves the cluster up. The last thing it shows is the table of chats and the resource, Ready.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from product import installation, model_claim, resource
+from product.client import Chat, Client
+from test_model import model_folder
+
+from cluster import target
+from cluster.binaries import program
+from cluster.images import REPOSITORY
+from cluster.kubectl import Kubectl
+from cluster.machine import NotReady
+from cluster.progress import say
+from cluster.target import Cluster
+
+EXAMPLE = REPOSITORY / "examples" / "smollm2.yaml"
+NAME = "smollm2"
+URL = f"http://{NAME}.default.svc.cluster.local/v1"
+READY_SECONDS = 300
+
+
+def main() -> None:
+    started = time.monotonic()
+    cluster = target.chosen()
+    cluster.up()
+    kubectl = Kubectl(cluster.kubeconfig)
+    installation.install(cluster, kubectl)
+    model_claim.provide(cluster, kubectl, model_folder())
+    _apply(kubectl)
+    _show_states(kubectl)
+    say(f"\n16 chats at once, from a pod in the cluster, to {URL}")
+    chats = Client(cluster, kubectl).chat(URL, NAME)
+    _show_usage(cluster, kubectl)
+    _show(chats, kubectl)
+    say(f"\nthe demo took {time.monotonic() - started:.0f} s")
+    if failed := [chat for chat in chats if chat.error]:
+        raise RuntimeError(f"{len(failed)} of {len(chats)} chats failed: {failed[0].error}")
+
+
+def _apply(kubectl: Kubectl) -> None:
+    """Anew, when an earlier demo left one: its states are what is shown."""
+    kubectl("delete", "mdep", NAME, "--ignore-not-found", "--cascade=foreground", "--timeout=180s")
+    print(f"$ kubectl apply -f {EXAMPLE.relative_to(REPOSITORY)}")
+    print(kubectl("apply", "-f", str(EXAMPLE)).strip(), flush=True)
+
+
+def _show_states(kubectl: Kubectl) -> None:
+    started = time.monotonic()
+    for state in resource.states(kubectl, NAME, READY_SECONDS):
+        print(f"{time.monotonic() - started:6.1f} s  {state}", flush=True)
+        if state.stalled:
+            raise RuntimeError(f"{NAME} cannot become Ready: {state}")
+
+
+def _show_usage(cluster: Cluster, kubectl: Kubectl) -> None:
+    folder = program("kubectl").parent
+    print("\nThe cluster stays up. To use it:")
+    if cluster.kubeconfig:
+        print(f"  export KUBECONFIG={cluster.kubeconfig} PATH=$PATH:{folder}")
+    body = f'{{"model": "{NAME}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    if cluster.kind == "local":
+        address = ((kubectl.get("service", NAME) or {}).get("spec") or {}).get("clusterIP")
+        print(f"  curl -s http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+    else:
+        print(f"  kubectl port-forward service/{NAME} 8080:80 &")
+        print(f"  curl -s http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+    print("  make demo-down      # stops it and removes everything it made")
+
+
+def _show(chats: list[Chat], kubectl: Kubectl) -> None:
+    print(f"\n{'':>2}  {'prompt':<36} {'answer':<60} {'tokens':>6} {'first token':>11} {'tokens/s':>8}")
+    for chat in chats:
+        first = f"{chat.first_token:.2f} s" if chat.first_token is not None else "-"
+        answer = _short(chat.error or chat.answer, 60)
+        print(
+            f"{chat.number:>2}  {_short(chat.prompt, 36):<36} {answer:<60} {chat.tokens:>6} {first:>11} {chat.tokens / chat.seconds:>8.1f}"
+        )
+    print(f"    {_summary(chats)}\n")
+    print(f"$ kubectl get mdep -o wide\n{kubectl('get', 'mdep', '-o', 'wide')}", end="", flush=True)
+
+
+def _summary(chats: list[Chat]) -> str:
+    answered = [chat for chat in chats if not chat.error]
+    if not answered:
+        return "no chat was answered"
+    wall = max(chat.ended for chat in answered) - min(chat.started for chat in answered)
+    tokens = sum(chat.tokens for chat in answered)
+    first = sorted(chat.first_token or chat.seconds for chat in answered)
+    middle, last = first[len(first) // 2], first[-1]
+    speed = f"{tokens} tokens in {wall:.1f} s = {tokens / wall:.0f} tokens/s together"
+    return f"{len(answered)} of {len(chats)} chats answered; {speed}; first token after {middle:.2f} s (median), {last:.2f} s (slowest)"
+
+
+def _short(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (NotReady, RuntimeError, TimeoutError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -48,3 +48,5 @@ bench: setup ## the runtime against transformers serve: same model, machine and 
 
 binaries: ## build etcd, Kubernetes, helm and CoreDNS from their Go modules (8 minutes the first time)
 	@python3 e2e/cluster/binaries.py
+
+include e2e/targets.mk

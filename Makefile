@@ -14,7 +14,8 @@ help: ## list the verbs
 
 # uv makes the environment exactly as uv.lock says; the stamp keeps a second call instant.
 .venv/ready: pyproject.toml uv.lock
-	@command -v uv > /dev/null || { echo "installing uv"; python3 -m pip install --quiet --user --break-system-packages uv || python3 -m pip install --quiet uv; }
+	@exec 1>&2
+	command -v uv > /dev/null || { echo "installing uv"; python3 -m pip install --quiet --user --break-system-packages uv || python3 -m pip install --quiet uv; }
 	echo "setting up the Python environment (torch is 5.5 GB, 2 to 3 minutes the first time)"
 	uv sync --frozen --extra dev
 	touch $@

@@ -1,38 +1,40 @@
-"""`python -m cluster up|down|images|kubeconfig`: the throwaway cluster from the command line."""
+"""`python -m cluster up|down|images|kubeconfig`: the cluster that JITNEY_CLUSTER names, from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from cluster import target
 from cluster.images import OURS
-from cluster.local import LocalCluster
 from cluster.progress import say
 
 
 def up() -> None:
-    """Start Kubernetes, or use the one that runs."""
-    cluster = LocalCluster()
-    cluster.start()
-    print(f"export KUBECONFIG={cluster.kubeconfig}")
+    """Start it, or use the one that runs; our images are built and in it."""
+    cluster = target.chosen()
+    cluster.up()
+    if cluster.kubeconfig:
+        print(f"export KUBECONFIG={cluster.kubeconfig}")
 
 
 def down() -> None:
     """Stop it and remove what it left; images stay in the cache."""
-    say("stopped" if LocalCluster().down() else "no throwaway cluster is recorded on this machine")
+    say("stopped" if target.chosen().down() else "there is no cluster to stop")
 
 
 def images() -> None:
-    """Build what changed and hand it to the cluster, which is started if need be."""
-    LocalCluster().up()
+    """Build what changed and hand it to the cluster, which is started if need be; prints the references."""
+    cluster = target.chosen()
+    cluster.up()
     for image in OURS:
-        print(image.reference)
+        print(cluster.reference(image))
 
 
 def kubeconfig() -> None:
-    """Print the kubeconfig's path."""
-    path = LocalCluster().kubeconfig
-    if not path.is_file():
+    """Print only the kubeconfig's path."""
+    path = target.chosen().kubeconfig
+    if not path or not path.is_file():
         raise RuntimeError("no throwaway cluster is up: run `make cluster-up`")
     print(path)
 

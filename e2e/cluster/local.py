@@ -44,6 +44,8 @@ class LocalCluster:
     def up(self) -> None:
         """A running cluster with our images in it."""
         self.start()
+        for image in OURS:
+            self.provide(image)
 
     def start(self) -> None:
         """A running cluster: the one that is there when this checkout started it, else a new one."""
@@ -55,8 +57,6 @@ class LocalCluster:
                 say(f"using the cluster that is up since {owner.started}")
             else:
                 self._start_anew()
-        for image in OURS:
-            self.provide(image)
 
     def _start_anew(self) -> None:
         self._stop_recorded()

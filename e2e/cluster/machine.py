@@ -43,7 +43,7 @@ def check(*, images_cached: bool) -> None:
 
 def _check_root() -> None:
     if os.geteuid() != 0:
-        raise NotReady("a Kubernetes on this machine needs root: run it as root, or with sudo")
+        raise NotReady("a Kubernetes on this machine needs root: run it as root (or with sudo), or use JITNEY_CLUSTER=kind or current")
 
 
 def _check_cgroups() -> None:

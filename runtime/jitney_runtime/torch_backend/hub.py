@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -54,7 +54,7 @@ def _download(repository: str, revision: str | None, progress: Progress) -> Path
     logger.info("downloading %s%s", repository, f" at {revision}" if revision else "")
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED, tqdm_class=_progress_bar(progress)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
         raise _translate(error, repository, revision) from error
 
 

@@ -1,0 +1,180 @@
+"""The children as Kubernetes shall have them: a Deployment and a Service. Pure; plain dicts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from jitney_operator.api import APPLIED, CONTAINER, LABEL, PORT, TEMPLATE, Json, ModelDeployment
+from jitney_operator.resolve import MOUNT, Resolved
+
+# After SIGTERM requests are taken this long, because endpoint removal races the signal.
+LINGER = 5
+SHORTEST_STARTUP = 600
+# A slow disk or hub: 20 MB of weights per second.
+STARTUP_BYTES_PER_SECOND = 20_000_000
+
+
+def children(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> tuple[Json, ...]:
+    """In the order they are applied."""
+    return tuple(_sealed(child) for child in (service(mdep), deployment(mdep, resolved, pull_policy)))
+
+
+def service(mdep: ModelDeployment) -> Json:
+    ports = [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}]
+    spec = {"type": "ClusterIP", "selector": {LABEL: mdep.name}, "ports": ports}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(mdep), "spec": spec}
+
+
+def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> Json:
+    template = pod_template(mdep, resolved, pull_policy)
+    template["metadata"]["annotations"] = {TEMPLATE: digest(template)}
+    spec = {
+        "replicas": mdep.spec.wanted,
+        # Longer than the startup budget, or a slow download would look like a failed rollout.
+        "progressDeadlineSeconds": startup_seconds(mdep, resolved) + 300,
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": {LABEL: mdep.name}},
+        "strategy": strategy(mdep, resolved),
+        "template": template,
+    }
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(mdep), "spec": spec}
+
+
+def strategy(mdep: ModelDeployment, resolved: Resolved) -> Json:
+    """A GPU is seldom spare: there the old pod leaves first."""
+    if mdep.spec.rollout.get("strategy") == "Recreate":
+        return {"type": "Recreate"}
+    surge, unavailable = (0, 1) if resolved.profile.gpus else (1, 0)
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
+
+
+def startup_seconds(mdep: ModelDeployment, resolved: Resolved) -> int:
+    """Until a pod that has not become ready is started anew."""
+    if mdep.spec.startup_timeout:
+        return mdep.spec.startup_timeout
+    weights = resolved.estimate.weights if resolved.estimate else 0
+    return max(SHORTEST_STARTUP, weights // STARTUP_BYTES_PER_SECOND)
+
+
+def pod_template(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> Json:
+    user = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
+    spec: Json = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": LINGER + mdep.spec.drain_seconds + 10,
+        "securityContext": {**user, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container(mdep, resolved, pull_policy)],
+        "volumes": volumes(resolved),
+    }
+    return {"metadata": {"labels": mdep.labels}, "spec": spec | scheduling(mdep, resolved)}
+
+
+def container(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> Json:
+    return {
+        "name": CONTAINER,
+        "image": resolved.image,
+        "imagePullPolicy": pull_policy,
+        "args": args(mdep, resolved),
+        "env": env(mdep),
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": compute(mdep, resolved),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            # The hook that puts a GPU into a container writes to its root.
+            "readOnlyRootFilesystem": not resolved.profile.gpus,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts(resolved),
+    } | probes(startup_seconds(mdep, resolved))
+
+
+def args(mdep: ModelDeployment, resolved: Resolved) -> list[str]:
+    """The runtime's flags, then the person's own, which win."""
+    spec = mdep.spec
+    flags: list[tuple[str, object]] = [
+        ("--model", resolved.reference),
+        ("--served-model-name", spec.served_model_name),
+        ("--max-num-seqs", spec.max_num_seqs),
+        ("--quantization", spec.quantization),
+        ("--device", resolved.device),
+        ("--drain-seconds", spec.drain_seconds),
+        ("--host", "0.0.0.0"),
+        ("--port", PORT),
+    ]
+    flags += [("--revision", spec.revision)] if spec.revision else []
+    flags += [("--max-model-len", resolved.max_model_len)] if resolved.max_model_len else []
+    return [str(word) for flag in flags for word in flag] + list(spec.args)
+
+
+def env(mdep: ModelDeployment) -> list[Json]:
+    """The person's own come last and replace ours of the same name."""
+    ours: list[Json] = [{"name": "HF_HOME", "value": "/cache/huggingface"}]
+    for name, reference in (("HF_TOKEN", mdep.spec.hf_token), ("JITNEY_API_KEY", mdep.spec.api_key)):
+        if reference:
+            ours.append({"name": name, "valueFrom": {"secretKeyRef": {"name": reference["name"], "key": reference["key"]}}})
+    return list({entry["name"]: entry for entry in [*ours, *mdep.spec.env]}.values())
+
+
+def compute(mdep: ModelDeployment, resolved: Resolved) -> Json:
+    profile = resolved.profile
+    gpus = {profile.gpu_resource: str(profile.gpus)} if profile.gpus else {}
+    wanted = {
+        "requests": profile.requests | gpus | mdep.spec.resources.get("requests", {}),
+        "limits": profile.limits | gpus | mdep.spec.resources.get("limits", {}),
+    }
+    return {name: {key: str(value) for key, value in amounts.items()} for name, amounts in wanted.items() if amounts}
+
+
+def probes(startup: int) -> Json:
+    """Ready at once when loaded; killed only when the engine loop is dead, or never came up in time."""
+    ready = {"path": "/readyz", "port": "http", "scheme": "HTTP"}
+    alive = {"path": "/livez", "port": "http", "scheme": "HTTP"}
+    period = 2
+    return {
+        "startupProbe": {"httpGet": ready, "periodSeconds": period, "timeoutSeconds": 2, "failureThreshold": -(-startup // period)},
+        "readinessProbe": {"httpGet": ready, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 2},
+        "livenessProbe": {"httpGet": alive, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
+    }
+
+
+def mounts(resolved: Resolved) -> list[Json]:
+    found: list[Json] = [{"name": name, "mountPath": path} for name, path in (("cache", "/cache"), ("tmp", "/tmp"), ("shm", "/dev/shm"))]
+    return found + ([{"name": "model", "mountPath": MOUNT, "readOnly": True}] if resolved.claim else [])
+
+
+def volumes(resolved: Resolved) -> list[Json]:
+    shm = {"name": "shm", "emptyDir": {"medium": "Memory"}}
+    found: list[Json] = [{"name": "cache", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, shm]
+    if resolved.claim:
+        found.append({"name": "model", "persistentVolumeClaim": {"claimName": resolved.claim, "readOnly": True}})
+    return found
+
+
+def scheduling(mdep: ModelDeployment, resolved: Resolved) -> Json:
+    """The profile's constraints and the person's together; empty ones are left out."""
+    wish, profile = mdep.spec.scheduling, resolved.profile
+    wanted: Json = {
+        "nodeSelector": profile.node_selector | wish.get("nodeSelector", {}),
+        "tolerations": [*profile.tolerations, *wish.get("tolerations", ())],
+        "affinity": wish.get("affinity"),
+        "priorityClassName": wish.get("priorityClassName"),
+        "runtimeClassName": wish.get("runtimeClassName") or profile.runtime_class,
+        "schedulerName": profile.scheduler,
+        "imagePullSecrets": [{"name": secret["name"]} for secret in mdep.spec.image_pull_secrets],
+    }
+    return {name: value for name, value in wanted.items() if value}
+
+
+def digest(value: Json) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _metadata(mdep: ModelDeployment) -> Json:
+    return {"name": mdep.name, "namespace": mdep.key.namespace, "labels": mdep.labels, "ownerReferences": [mdep.owner]}
+
+
+def _sealed(child: Json) -> Json:
+    child["metadata"]["annotations"] = {APPLIED: digest(child)}
+    return child

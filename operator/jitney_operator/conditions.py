@@ -1,0 +1,193 @@
+"""Every condition and its reasons, and the status around them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jitney_operator.api import LABEL, Json, ModelDeployment
+from jitney_operator.failures import Failure
+from jitney_operator.observed import Observed, Pod
+
+TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
+# Retrying cannot help against these; somebody has to act.
+STALLING = {
+    "ModelNotFound", "SizeNotFound", "DoesNotFit", "ProfileNotFound", "NotAllowed", "NameConflict", "NotSupportedYet", "Unauthorized",
+}  # fmt: skip
+LOADING = {"Downloading", "Loading", "WarmingUp"}
+
+
+@dataclass(frozen=True)
+class Condition:
+    type: str
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a loading pod says of itself."""
+
+    reason: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the conditions are made of. `pods` are those of the current revision that are not leaving."""
+
+    mdep: ModelDeployment
+    accepted: Condition
+    observed: Observed
+    pods: tuple[Pod, ...]
+    failure: Failure | None
+    applied: bool
+    progress: Progress | None = None
+
+    @property
+    def wanted(self) -> int:
+        return self.mdep.spec.wanted
+
+    @property
+    def ready_pods(self) -> int:
+        return sum(pod.ready for pod in self.pods)
+
+    @property
+    def complete(self) -> bool:
+        """Every wanted replica is of the current revision and ready, and nothing else is left."""
+        counts = {self.observed.count(name) for name in ("replicas", "updatedReplicas", "readyReplicas")}
+        return self.applied and self.observed.settled and counts == {self.wanted}
+
+
+def accepted(shape_known: bool) -> Condition:
+    if shape_known:
+        return Condition("Accepted", TRUE, "Fits", "The model fits the profile.")
+    return Condition("Accepted", TRUE, "ShapeUnknown", "The model is not in the catalogue: whether it fits was not checked.")
+
+
+def rejected(reason: str, message: str) -> Condition:
+    return Condition("Accepted", FALSE, reason, message)
+
+
+def all_of(facts: Facts) -> list[Condition]:
+    """In the order in which they explain each other."""
+    parts = [facts.accepted, scheduled(facts), loaded(facts), available(facts), progressing(facts)]
+    return [*parts, ready(facts, parts), *stalled(facts)]
+
+
+def scheduled(facts: Facts) -> Condition:
+    if facts.failure and facts.failure.schedules:
+        return Condition("Scheduled", FALSE, facts.failure.reason, facts.failure.message)
+    if facts.complete or (len(facts.pods) >= facts.wanted and all(pod.placed for pod in facts.pods)):
+        return Condition("Scheduled", TRUE, "Placed", "Every wanted pod has a node.")
+    return Condition("Scheduled", UNKNOWN, "Pending", "Waiting for the pods to be placed.")
+
+
+def loaded(facts: Facts) -> Condition:
+    if facts.wanted == 0:
+        return Condition("ModelLoaded", FALSE, _idle(facts), "No pod is wanted.")
+    if facts.complete or facts.ready_pods >= facts.wanted:
+        return Condition("ModelLoaded", TRUE, "Loaded", "The pods hold the weights.")
+    if facts.failure and not facts.failure.schedules:
+        return Condition("ModelLoaded", FALSE, facts.failure.reason, facts.failure.message)
+    if facts.progress:
+        return Condition(
+            "ModelLoaded", FALSE, facts.progress.reason, "A pod is getting the model ready; status.progress says how far it is."
+        )
+    return Condition("ModelLoaded", UNKNOWN, "Pending", "Waiting for the pods to load the model.")
+
+
+def available(facts: Facts) -> Condition:
+    if facts.observed.count("readyReplicas") > 0:
+        return Condition("Available", TRUE, "Serving", "At least one pod answers chat requests.")
+    if facts.wanted == 0:
+        return Condition("Available", FALSE, _idle(facts), _idle_message(facts))
+    return Condition("Available", FALSE, "NoReadyReplica", "No pod answers chat requests.")
+
+
+def progressing(facts: Facts) -> Condition:
+    if facts.complete:
+        return Condition("Progressing", FALSE, "Complete", "Nothing is being rolled out.")
+    if facts.observed.deployment_condition("Progressing").get("reason") == "ProgressDeadlineExceeded":
+        return Condition("Progressing", FALSE, "DeadlineExceeded", "The rollout did not finish in time.")
+    if facts.accepted.status == FALSE:
+        return Condition("Progressing", FALSE, facts.accepted.reason, "This generation is not rolled out.")
+    return Condition("Progressing", TRUE, "RollingOut", "Pods are being started or replaced.")
+
+
+def ready(facts: Facts, parts: list[Condition]) -> Condition:
+    """False says why with the first condition that explains it."""
+    if facts.accepted.status == TRUE and facts.complete:
+        if facts.wanted == 0:
+            return Condition("Ready", TRUE, _idle(facts), _idle_message(facts))
+        return Condition("Ready", TRUE, "Ready", "Every wanted replica answers chat requests.")
+    for part in parts[:3]:
+        if part.status == FALSE and part.reason not in ("Suspended", "ScaledToZero"):
+            return Condition("Ready", FALSE, part.reason, part.message)
+    pending = next((part for part in parts[:3] if part.status == UNKNOWN), None)
+    if pending:
+        return Condition("Ready", FALSE, pending.reason, pending.message)
+    return Condition("Ready", FALSE, "RollingOut", "Pods are being started or replaced.")
+
+
+def stalled(facts: Facts) -> list[Condition]:
+    """Present only when it is true."""
+    if facts.accepted.status == FALSE and facts.accepted.reason in STALLING:
+        return [Condition("Stalled", TRUE, facts.accepted.reason, facts.accepted.message)]
+    if facts.failure and facts.failure.reason in STALLING and not facts.complete:
+        return [Condition("Stalled", TRUE, facts.failure.reason, facts.failure.message)]
+    return []
+
+
+def status(facts: Facts, resolved: Json | None, now: str) -> Json:
+    """The whole status; times move only when what they belong to does."""
+    mdep, conditions = facts.mdep, all_of(facts)
+    before = {entry["type"]: entry for entry in mdep.status.get("conditions", [])}
+    verdict = next(condition for condition in conditions if condition.type == "Ready")
+    result: Json = {
+        "observedGeneration": mdep.generation,
+        "replicas": facts.observed.count("replicas"),
+        "updatedReplicas": facts.observed.count("updatedReplicas"),
+        "readyReplicas": facts.observed.count("readyReplicas"),
+        "selector": f"{LABEL}={mdep.name}",
+        "ready": f"{facts.observed.count('readyReplicas')}/{facts.wanted}",
+        "url": f"http://{mdep.name}.{mdep.key.namespace}.svc/v1",
+        "reason": verdict.reason,
+        "conditions": [_entry(condition, mdep.generation, before.get(condition.type), now) for condition in conditions],
+    }
+    kept: Json = {"resolved": resolved or mdep.status.get("resolved"), "lastFailure": _last_failure(facts, now)}
+    if facts.progress and not facts.complete:
+        kept["progress"] = facts.progress.line
+    return result | {name: value for name, value in kept.items() if value}
+
+
+def _entry(condition: Condition, generation: int, before: Json | None, now: str) -> Json:
+    same = before is not None and before["status"] == condition.status and before.get("observedGeneration", 0) > 0
+    return {
+        "type": condition.type,
+        "status": condition.status,
+        "reason": condition.reason,
+        "message": condition.message[:4096],
+        "observedGeneration": generation,
+        "lastTransitionTime": before["lastTransitionTime"] if same and before else now,
+    }
+
+
+def _last_failure(facts: Facts, now: str) -> Json | None:
+    """The first occurrence stays while the cause is the same."""
+    before: Json | None = facts.mdep.status.get("lastFailure")
+    if facts.failure is None:
+        return before
+    if before and (before.get("reason"), before.get("message")) == (facts.failure.reason, facts.failure.message[:4096]):
+        return before
+    return facts.failure.echo(now) | {"message": facts.failure.message[:4096]}
+
+
+def _idle(facts: Facts) -> str:
+    return "Suspended" if facts.mdep.spec.suspend else "ScaledToZero"
+
+
+def _idle_message(facts: Facts) -> str:
+    if facts.mdep.spec.suspend:
+        return "Suspended; set spec.suspend to false to serve again."
+    return "Scaled to zero; set spec.replicas to serve again."

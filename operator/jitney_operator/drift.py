@@ -1,0 +1,35 @@
+"""Does the live object already hold everything we want? Answers without a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jitney_operator import quantities
+
+_QUANTITIES = {"requests", "limits"}
+
+
+def holds(live: Any, desired: Any, inside: str = "") -> bool:
+    """True when `desired` is a deep subset of `live`; named list entries are matched by name, quantities by value."""
+    if isinstance(desired, dict):
+        return isinstance(live, dict) and all(holds(live.get(key), value, _place(inside, key)) for key, value in desired.items())
+    if isinstance(desired, list):
+        return isinstance(live, list) and _list_holds(live, desired)
+    if inside == "quantity" and live is not None:
+        return quantities.parse(live) == quantities.parse(desired)
+    return bool(live == desired) or (live is None and desired == "")
+
+
+def _place(inside: str, key: str) -> str:
+    return "quantity" if inside in _QUANTITIES else key
+
+
+def _list_holds(live: list[Any], desired: list[Any]) -> bool:
+    if desired and all(isinstance(entry, dict) and "name" in entry for entry in desired):
+        # Admission webhooks add containers, variables and volumes: theirs may stay.
+        named = {entry.get("name"): entry for entry in live if isinstance(entry, dict)}
+        return all(holds(named.get(entry["name"]), entry) for entry in desired)
+    if desired and all(isinstance(entry, dict) and "uid" in entry for entry in desired):
+        owners = {entry.get("uid"): entry for entry in live}
+        return all(holds(owners.get(entry["uid"]), entry) for entry in desired)
+    return len(live) == len(desired) and all(holds(have, want) for have, want in zip(live, desired, strict=True))

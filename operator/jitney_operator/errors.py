@@ -1,0 +1,30 @@
+"""The operator's errors, drawn as a tree; reconcile turns them into conditions, nothing else does."""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """Everything this room raises on purpose."""
+
+
+class SettingsError(OperatorError):
+    """The environment or the configuration file cannot be used; the process ends with its sentence."""
+
+
+class Rejected(OperatorError):
+    """The spec is not accepted: `reason` is the one word, the text one sentence with the way out."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class ClusterError(OperatorError):
+    """The API server refused or did not answer; `status` is the HTTP status, 0 without an answer."""
+
+    def __init__(self, status: int, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(f"{status}: {message}" if status else message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after

@@ -1,0 +1,148 @@
+"""Why a pod does not serve: one reason of ours, one sentence for a person. Pure; the texts are stable across restarts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from jitney_operator.api import CONTAINER, Json
+from jitney_operator.observed import Observed, Pod
+
+EXIT_CODES = {
+    1: "CrashLoop",
+    2: "CrashLoop",
+    10: "ModelNotFound",
+    11: "Unauthorized",
+    12: "HubUnreachable",
+    13: "DiskFull",
+    14: "OutOfMemory",
+    15: "GPUOutOfMemory",
+    16: "DeviceNotFound",
+    17: "NotSupportedYet",
+}
+ADVICE = {
+    "ModelNotFound": "Check spec.model and spec.revision.",
+    "Unauthorized": "Accept the model's licence on the hub and set spec.hfTokenSecretRef.",
+    "HubUnreachable": "Check the network path from the pods to the hub.",
+    "DiskFull": "Give the nodes more ephemeral storage or choose a smaller model.",
+    "OutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, or a profile with more memory.",
+    "GPUOutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, or a profile with a bigger GPU.",
+    "DeviceNotFound": "Check that the profile's nodes have a GPU and its driver, or set device to cpu.",
+    "StartupTimeout": "Raise spec.startupTimeoutSeconds if the model needs longer to load.",
+}
+PULL_ERRORS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+SCHEDULING = {"InsufficientGPU", "InsufficientMemory", "Unschedulable", "WaitingForDrain", "QuotaExceeded", "PolicyDenied"}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`exit_code` is None when no process ended."""
+
+    reason: str
+    message: str
+    pod: str = ""
+    exit_code: int | None = None
+
+    @property
+    def schedules(self) -> bool:
+        return self.reason in SCHEDULING
+
+    def echo(self, now: str) -> Json:
+        """status.lastFailure"""
+        found: Json = {"reason": self.reason, "message": self.message, "container": CONTAINER, "time": now}
+        if self.pod:
+            found["pod"] = self.pod
+        if self.exit_code is not None:
+            found["exitCode"] = self.exit_code
+        return found
+
+
+def of(observed: Observed, pods: tuple[Pod, ...]) -> Failure | None:
+    """The first cause among these pods, or that no pod could be made."""
+    draining = any(pod.leaving for pod in observed.pods)
+    for pod in sorted(pods, key=lambda pod: pod.name):
+        failure = of_pod(pod, draining)
+        if failure:
+            return failure
+    return of_deployment(observed)
+
+
+def of_deployment(observed: Observed) -> Failure | None:
+    condition = observed.deployment_condition("ReplicaFailure")
+    if condition.get("status") != "True":
+        return None
+    # The generated pod name in the message differs at every attempt and would cause a write each.
+    message = re.sub(r'pods "[^"]*" ', "pods ", condition.get("message", ""))
+    if "exceeded quota" in message:
+        return Failure("QuotaExceeded", f"The namespace's quota does not allow another pod: {message}")
+    return Failure("PolicyDenied", f"The cluster refuses to make the pod: {message}")
+
+
+def of_pod(pod: Pod, draining: bool = False) -> Failure | None:
+    """None while the pod is ready or simply on its way."""
+    if pod.leaving or pod.ready:
+        return None
+    return _unscheduled(pod, draining) or _waiting(pod) or _ended(pod)
+
+
+def _unscheduled(pod: Pod, draining: bool) -> Failure | None:
+    condition = pod.condition("PodScheduled")
+    if condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
+        return None
+    message = condition.get("message", "")
+    if re.search(r"Insufficient \S*gpu", message):
+        if draining:
+            return Failure("WaitingForDrain", "A pod that is finishing its answers still holds the GPU.", pod.name)
+        return Failure("InsufficientGPU", f"No node has a free GPU of the profile: {message}", pod.name)
+    if "Insufficient memory" in message:
+        return Failure("InsufficientMemory", f"No node has enough free memory: {message}", pod.name)
+    claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
+    if claim:
+        return Failure("ClaimNotFound", f"There is no PersistentVolumeClaim {claim[1]} here; create it or change spec.model.", pod.name)
+    return Failure("Unschedulable", f"No node takes the pod: {message}", pod.name)
+
+
+def _waiting(pod: Pod) -> Failure | None:
+    waiting = pod.container.get("state", {}).get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in PULL_ERRORS:
+        # Pull errors alternate between two reasons and texts; one sentence for all of them keeps the status still.
+        image = pod.container.get("image") or "of the profile"
+        return Failure(
+            "ImagePullError", f"The image {image} cannot be pulled; check its name, registry and spec.imagePullSecrets.", pod.name
+        )
+    if reason == "CreateContainerConfigError":
+        if "secret" in message:
+            return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)
+        return Failure("CrashLoop", f"The container cannot be made: {message}", pod.name)
+    return None
+
+
+def _ended(pod: Pod) -> Failure | None:
+    """From the newest exit. While the container runs again the old cause stays, until it is ready: a reason must not flicker."""
+    status = pod.container
+    ended = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated")
+    if not ended:
+        return None
+    code = int(ended.get("exitCode", 1))
+    reason = _reason(code, ended.get("reason", ""))
+    return Failure(reason, _sentence(reason, code, ended), pod.name, code)
+
+
+def _reason(code: int, word: str) -> str:
+    if word == "OOMKilled":
+        return "OutOfMemory"
+    if code in (0, 137, 143):
+        # A pod that is not leaving was told to stop or killed before it was ready: only its startup probe does that.
+        return "StartupTimeout"
+    return EXIT_CODES.get(code, "CrashLoop")
+
+
+def _sentence(reason: str, code: int, ended: Json) -> str:
+    if reason == "StartupTimeout":
+        return f"The model was not ready in time and was stopped. {ADVICE[reason]}"
+    lines = ended.get("message", "").strip().splitlines()
+    words = lines[-1].removeprefix(f"{reason}: ")[:1000] if lines else f"The runtime ended with exit code {code}."
+    if ended.get("reason") == "OOMKilled":
+        words = "The pod used more memory than its limit and was killed."
+    return f"{words} {ADVICE.get(reason, '')}".strip()

@@ -1,0 +1,77 @@
+"""What the cluster holds for one ModelDeployment, read from the store's dicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jitney_operator.api import CONTAINER, TEMPLATE, Json
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One pod, with the questions the conditions ask."""
+
+    body: Json
+
+    @property
+    def name(self) -> str:
+        return str(self.body["metadata"]["name"])
+
+    @property
+    def template(self) -> str | None:
+        found: str | None = self.body["metadata"].get("annotations", {}).get(TEMPLATE)
+        return found
+
+    @property
+    def leaving(self) -> bool:
+        return "deletionTimestamp" in self.body["metadata"]
+
+    @property
+    def placed(self) -> bool:
+        return bool(self.body.get("spec", {}).get("nodeName"))
+
+    @property
+    def address(self) -> str | None:
+        found: str | None = self.body.get("status", {}).get("podIP")
+        return found
+
+    @property
+    def ready(self) -> bool:
+        return not self.leaving and self.condition("Ready").get("status") == "True"
+
+    def condition(self, kind: str) -> Json:
+        return _condition(self.body, kind)
+
+    @property
+    def container(self) -> Json:
+        """The runtime's container status; empty before the kubelet wrote one."""
+        statuses: list[Json] = self.body.get("status", {}).get("containerStatuses", [])
+        return next((status for status in statuses if status.get("name") == CONTAINER), {})
+
+
+@dataclass(frozen=True)
+class Observed:
+    """`deployment` and `service` are None when the cluster has none of ours."""
+
+    deployment: Json | None = None
+    service: Json | None = None
+    pods: tuple[Pod, ...] = field(default_factory=tuple)
+
+    def count(self, name: str) -> int:
+        """replicas, updatedReplicas or readyReplicas as the Deployment controller counts them."""
+        return int((self.deployment or {}).get("status", {}).get(name, 0))
+
+    @property
+    def settled(self) -> bool:
+        """The Deployment controller has seen the newest spec."""
+        body = self.deployment or {}
+        return bool(body.get("status", {}).get("observedGeneration", 0) >= body.get("metadata", {}).get("generation", 1))
+
+    def deployment_condition(self, kind: str) -> Json:
+        return _condition(self.deployment or {}, kind)
+
+
+def _condition(body: Json, kind: str) -> Json:
+    conditions: list[Any] = body.get("status", {}).get("conditions", [])
+    return next((entry for entry in conditions if entry.get("type") == kind), {})

@@ -1,0 +1,58 @@
+"""Observed in, plan out: what to apply, and what to say. Pure; asks nobody and changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from jitney_operator import builders, conditions, drift, failures
+from jitney_operator.api import TEMPLATE, Json, ModelDeployment
+from jitney_operator.catalogue import Catalogue
+from jitney_operator.conditions import Condition, Facts, Progress
+from jitney_operator.errors import Rejected
+from jitney_operator.observed import Observed
+from jitney_operator.resolve import resolve
+from jitney_operator.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`changes` are the children to apply, in order; `facts` and `resolved` make the status."""
+
+    changes: tuple[Json, ...]
+    facts: Facts
+    resolved: Json | None
+
+    def status(self, now: str) -> Json:
+        return conditions.status(self.facts, self.resolved, now)
+
+    def refused(self, error: Rejected) -> Plan:
+        """The same plan after the cluster refused it, as with a name that is taken."""
+        condition = conditions.rejected(error.reason, error.message)
+        return replace(self, facts=replace(self.facts, accepted=condition, applied=False))
+
+
+def make(mdep: ModelDeployment, observed: Observed, settings: Settings, catalogue: Catalogue, progress: Progress | None = None) -> Plan:
+    try:
+        resolved = resolve(mdep, settings, catalogue)
+    except Rejected as error:
+        # The children of the last good generation stay as they are.
+        return Plan((), _facts(mdep, observed, conditions.rejected(error.reason, error.message), None, False, None), None)
+    children = builders.children(mdep, resolved, settings.image_pull_policy)
+    changes = tuple(child for child in children if not drift.holds(_live(observed, child), child))
+    template = children[-1]["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
+    verdict = conditions.accepted(resolved.model is not None)
+    facts = _facts(mdep, observed, verdict, template, not changes, progress)
+    return Plan(changes, facts, resolved.echo(mdep.spec))
+
+
+def _live(observed: Observed, child: Json) -> Json | None:
+    return observed.service if child["kind"] == "Service" else observed.deployment
+
+
+def _facts(
+    mdep: ModelDeployment, observed: Observed, verdict: Condition, template: str | None, applied: bool, progress: Progress | None
+) -> Facts:
+    if template is None and observed.deployment:
+        template = observed.deployment["spec"]["template"]["metadata"].get("annotations", {}).get(TEMPLATE)
+    pods = tuple(pod for pod in observed.pods if pod.template == template and not pod.leaving)
+    return Facts(mdep, verdict, observed, pods, failures.of(observed, pods), applied, progress)

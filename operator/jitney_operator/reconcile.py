@@ -1,0 +1,130 @@
+"""One key: observe, plan, apply, report. Workers run it while the Lease is held."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from jitney_operator import plan
+from jitney_operator.api import Json, Key, ModelDeployment
+from jitney_operator.catalogue import Catalogue
+from jitney_operator.cluster import Cluster
+from jitney_operator.errors import ClusterError, Rejected
+from jitney_operator.lease import Lease
+from jitney_operator.metrics import Metrics
+from jitney_operator.plan import Plan
+from jitney_operator.settings import Settings
+from jitney_operator.store import Store
+from jitney_operator.workqueue import Priority, WorkQueue
+
+logger = logging.getLogger(__name__)
+
+# Children change in bursts; looked at once a little later they cost one status write instead of several.
+SETTLE = 0.1
+
+
+class Reconciler:
+    """Wired once, by argument."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: WorkQueue,
+        cluster: Cluster,
+        lease: Lease,
+        settings: Settings,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        warm: asyncio.Event,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._cluster = cluster
+        self._lease = lease
+        self._settings = settings
+        self._catalogue = catalogue
+        self._metrics = metrics
+        self._warm = warm
+
+    async def work(self) -> None:
+        """One worker, for ever."""
+        while True:
+            await self._lease.held.wait()
+            await self._warm.wait()
+            key = await self._queue.take()
+            try:
+                await self._attempt(key)
+            finally:
+                self._queue.done(key)
+
+    async def _attempt(self, key: Key) -> None:
+        if not self._lease.mine:
+            self._queue.add_after(key, 1.0)
+            return
+        try:
+            await self.reconcile(key)
+        except ClusterError as error:
+            delay = self._queue.retry(key, error.retry_after)
+            # 409: somebody wrote in between, and the watch is about to say what.
+            logger.log(logging.INFO if error.status == 409 else logging.WARNING, "%s: %s; again in %.1f s", key, error, delay)
+        except Exception:
+            # A worker must outlive a defect in one object's handling; the others still want to be served.
+            logger.exception("%s: unexpected; again in %.1f s", key, self._queue.retry(key))
+
+    async def reconcile(self, key: Key) -> None:
+        self._metrics.reconciles.inc()
+        mdep = self._store.model_deployment(key)
+        if mdep is None or mdep.deleting:
+            self._queue.forget(key)
+            return
+        wish = plan.make(mdep, self._store.observed(mdep), self._settings, self._catalogue)
+        wish, conflict = await self._apply(mdep, wish)
+        await self._report(mdep, wish.status(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+        if conflict:
+            # Nobody tells us when a stranger's object goes away.
+            self._queue.retry(key, 1.0)
+        else:
+            self._queue.forget(key)
+
+    async def _apply(self, mdep: ModelDeployment, wish: Plan) -> tuple[Plan, bool]:
+        try:
+            for child in wish.changes:
+                live = self._store.find(child["kind"], mdep.key, mdep.name)
+                answer = await self._cluster.apply(child, mdep, live)
+                self._metrics.writes.labels(child["kind"]).inc()
+                # Our own write is known before the watch brings it: the next look must not repeat it.
+                self._store.put(answer)
+        except Rejected as error:
+            return wish.refused(error), True
+        except ClusterError as error:
+            self._forget_missing(error, wish, mdep)
+            raise
+        return wish, False
+
+    def _forget_missing(self, error: ClusterError, wish: Plan, mdep: ModelDeployment) -> None:
+        """409 or 404 on what the store holds: it is stale there, so the next attempt asks the server."""
+        if error.status in (404, 409):
+            for child in wish.changes:
+                held = self._store.find(child["kind"], mdep.key, mdep.name)
+                if held:
+                    self._store.drop(held)
+
+    async def _report(self, mdep: ModelDeployment, status: Json) -> None:
+        if status == mdep.status:
+            return
+        try:
+            self._store.put(await self._cluster.report(mdep, status))
+        except ClusterError as error:
+            if error.status == 404:
+                return
+            raise
+        self._metrics.writes.labels("status").inc()
+
+
+async def resync(store: Store, queue: WorkQueue, period: float) -> None:
+    """Everything is looked at again now and then; what is as it should be costs no request."""
+    while True:
+        await asyncio.sleep(period)
+        for key in store.all_keys():
+            queue.add(key, Priority.RESYNC)

@@ -1,0 +1,126 @@
+"""What the administrator set: the environment and the configuration file, read once at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from jitney_operator import quantities
+from jitney_operator.api import Json
+from jitney_operator.errors import SettingsError
+
+_PROFILE_FIELDS = {
+    "device", "memory", "gpus", "gpuResource", "requests", "limits", "tolerations",
+    "image", "nodeSelector", "runtimeClassName", "schedulerName",
+}  # fmt: skip
+_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one pod gets. `memory` is bytes: of one GPU, or of the pod on a CPU."""
+
+    name: str
+    device: str
+    memory: int
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    requests: Json = field(default_factory=dict)
+    limits: Json = field(default_factory=dict)
+    tolerations: tuple[Json, ...] = ()
+    image: str | None = None
+    node_selector: dict[str, str] = field(default_factory=dict)
+    runtime_class: str | None = None
+    scheduler: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, values: Mapping[str, Any]) -> Self:
+        unknown = set(values) - _PROFILE_FIELDS
+        if unknown:
+            raise SettingsError(f"profile {name}: unknown field {sorted(unknown)[0]}; known are {', '.join(sorted(_PROFILE_FIELDS))}")
+        device = values.get("device", "cpu")
+        if device not in ("cpu", "cuda"):
+            raise SettingsError(f"profile {name}: device must be cpu or cuda, not {device}")
+        return cls(
+            name=name,
+            device=device,
+            memory=_bytes(name, values.get("memory", "")),
+            gpus=int(values.get("gpus", 1 if device == "cuda" else 0)),
+            gpu_resource=values.get("gpuResource", "nvidia.com/gpu"),
+            requests=dict(values.get("requests") or {}),
+            limits=dict(values.get("limits") or {}),
+            tolerations=tuple(values.get("tolerations") or ()),
+            image=values.get("image"),
+            node_selector=dict(values.get("nodeSelector") or {}),
+            runtime_class=values.get("runtimeClassName"),
+            scheduler=values.get("schedulerName"),
+        )
+
+
+def _bytes(name: str, memory: str | int) -> int:
+    try:
+        return quantities.size(memory)
+    except ValueError as error:
+        raise SettingsError(f"profile {name}: memory: {error}") from error
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the process is told from outside."""
+
+    namespace: str = "default"
+    identity: str = "jitney-operator"
+    watch_namespaces: tuple[str, ...] = ()
+    log_level: str = "INFO"
+    runtime_image: str = "jitney-runtime:0.1.0"
+    image_pull_policy: str = "IfNotPresent"
+    default_profile: str = "cpu"
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    http_port: int = 8080
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Self:
+        """From the environment and the file it names; SettingsError says what is wrong."""
+        values = _load(environ.get("JITNEY_CONFIG"))
+        profiles = {name: Profile.parse(name, profile or {}) for name, profile in values["profiles"].items()}
+        default = values.get("defaultProfile", "cpu")
+        if default not in profiles:
+            raise SettingsError(f"defaultProfile {default} is not one of the profiles: {', '.join(profiles) or 'none'}")
+        return cls(
+            namespace=environ.get("JITNEY_NAMESPACE") or "default",
+            identity=environ.get("JITNEY_POD_NAME") or "jitney-operator",
+            watch_namespaces=tuple(part.strip() for part in environ.get("JITNEY_WATCH_NAMESPACES", "").split(",") if part.strip()),
+            log_level=_level(environ.get("JITNEY_LOG_LEVEL") or "INFO"),
+            runtime_image=values.get("runtimeImage", "jitney-runtime:0.1.0"),
+            image_pull_policy=values.get("imagePullPolicy", "IfNotPresent"),
+            default_profile=default,
+            profiles=profiles,
+            http_port=int(environ.get("JITNEY_HTTP_PORT") or 8080),
+        )
+
+
+def _level(name: str) -> str:
+    if name.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise SettingsError(f"JITNEY_LOG_LEVEL must be debug, info, warning or error, not {name}")
+    return name.upper()
+
+
+def _load(path: str | None) -> Json:
+    # Without a file the operator still serves small models on a CPU: enough for a first try from a kubeconfig.
+    values: Json = {"profiles": {"cpu": {"memory": "4Gi", "requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}}}
+    if not path:
+        return values
+    try:
+        read = yaml.safe_load(Path(path).read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"JITNEY_CONFIG {path} cannot be read: {error}") from error
+    if not isinstance(read, dict):
+        raise SettingsError(f"JITNEY_CONFIG {path} must be a mapping")
+    unknown = set(read) - _FIELDS
+    if unknown:
+        raise SettingsError(f"JITNEY_CONFIG {path}: unknown field {sorted(unknown)[0]}; known are {', '.join(sorted(_FIELDS))}")
+    return values | read

@@ -1,0 +1,77 @@
+"""The newest known object of every kind that is watched. Lives on the main event loop; nothing else writes here."""
+
+from __future__ import annotations
+
+from jitney_operator.api import KIND, LABEL, Json, Key, ModelDeployment
+from jitney_operator.observed import Observed, Pod
+
+
+class Store:
+    """Objects by kind, parent key and name; older versions than what is held are refused."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[Key, dict[str, Json]]] = {}
+
+    def put(self, body: Json) -> Key | None:
+        """Keep the object; the key to reconcile, or None when nothing changed or it belongs to nobody."""
+        key = parent(body)
+        if key is None:
+            return None
+        names = self._objects.setdefault(body["kind"], {}).setdefault(key, {})
+        name, before = body["metadata"]["name"], None
+        before = names.get(name)
+        if before and before["metadata"]["uid"] == body["metadata"]["uid"] and _version(before) >= _version(body):
+            return None
+        names[name] = _pruned(body)
+        return key
+
+    def drop(self, body: Json) -> Key | None:
+        """Forget the object, unless a newer one took its name."""
+        key = parent(body)
+        names = self._objects.get(body["kind"], {}).get(key, {}) if key else {}
+        held = names.get(body["metadata"]["name"])
+        if held and held["metadata"]["uid"] == body["metadata"]["uid"]:
+            del names[body["metadata"]["name"]]
+        return key
+
+    def clear(self) -> None:
+        """Before a new listing: what vanished while nobody watched must not live on as a ghost."""
+        self._objects.clear()
+
+    def all_keys(self) -> list[Key]:
+        """Of all ModelDeployments."""
+        return [key for key, names in self._objects.get(KIND, {}).items() if names]
+
+    def model_deployment(self, key: Key) -> ModelDeployment | None:
+        body = self.find(KIND, key, key.name)
+        return ModelDeployment.parse(body) if body else None
+
+    def find(self, kind: str, key: Key, name: str) -> Json | None:
+        return self._objects.get(kind, {}).get(key, {}).get(name)
+
+    def observed(self, mdep: ModelDeployment) -> Observed:
+        """Children of this very object: what an earlier one of the same name left behind does not count."""
+        pods = self._objects.get("Pod", {}).get(mdep.key, {}).values()
+        return Observed(self._owned("Deployment", mdep), self._owned("Service", mdep), tuple(Pod(body) for body in pods))
+
+    def _owned(self, kind: str, mdep: ModelDeployment) -> Json | None:
+        body = self.find(kind, mdep.key, mdep.name)
+        owners = body["metadata"].get("ownerReferences", []) if body else []
+        return body if any(owner.get("uid") == mdep.uid for owner in owners) else None
+
+
+def parent(body: Json) -> Key | None:
+    """The ModelDeployment an object is, or is labelled to belong to."""
+    metadata = body["metadata"]
+    name = metadata["name"] if body["kind"] == KIND else metadata.get("labels", {}).get(LABEL)
+    return Key(metadata["namespace"], name) if name else None
+
+
+def _version(body: Json) -> int:
+    return int(body["metadata"].get("resourceVersion") or 0)
+
+
+def _pruned(body: Json) -> Json:
+    """Managed fields are most of an object's size and answer no question here."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}

@@ -1,0 +1,175 @@
+"""Situations in, plan and status out; no cluster."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from jitney_operator import drift, failures, plan
+from jitney_operator.api import TEMPLATE, ModelDeployment
+from jitney_operator.catalogue import Catalogue
+from jitney_operator.observed import Observed, Pod
+from jitney_operator.settings import Profile, Settings
+
+GI = 1024**3
+SETTINGS = Settings(
+    profiles={
+        "cpu": Profile("cpu", "cpu", 4 * GI, limits={"memory": "4Gi"}),
+        "gpu": Profile("gpu", "cuda", 24 * GI, gpus=1),
+    }
+)
+CATALOGUE = Catalogue.read()
+SMALL = {"model": "smollm2-instruct", "size": "0.135"}
+NOW = "2026-01-01T00:00:00Z"
+
+
+def resource(status: dict[str, Any] | None = None, **spec: Any) -> ModelDeployment:
+    metadata = {"name": "chat", "namespace": "team", "uid": "u1", "generation": 1}
+    return ModelDeployment.parse({"metadata": metadata, "spec": spec, "status": status or {}})
+
+
+def make(mdep: ModelDeployment, observed: Observed | None = None) -> plan.Plan:
+    return plan.make(mdep, observed or Observed(), SETTINGS, CATALOGUE)
+
+
+def running(mdep: ModelDeployment, container: dict[str, Any] | None = None, **conditions: str) -> Observed:
+    """The children as planned, fully reported, with one pod."""
+    service, deployment = (copy.deepcopy(child) for child in make(mdep).changes)
+    ready = int(conditions.get("Ready") == "True")
+    deployment["metadata"]["generation"] = 1
+    deployment["status"] = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": ready}
+    template = deployment["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
+    metadata = {"name": "chat-1", "annotations": {TEMPLATE: template}}
+    status = {
+        "conditions": [{"type": kind, "status": value} for kind, value in conditions.items()],
+        "containerStatuses": [{"name": "runtime", "image": "x:1", **(container or {})}],
+    }
+    return Observed(deployment, service, (Pod({"metadata": metadata, "spec": {"nodeName": "n"}, "status": status}),))
+
+
+def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {entry["type"]: (entry["status"], entry["reason"]) for entry in status["conditions"]}
+
+
+def test_a_new_resource_gets_a_service_and_a_deployment():
+    wish = make(resource(**SMALL))
+    assert [child["kind"] for child in wish.changes] == ["Service", "Deployment"]
+    container = wish.changes[1]["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"][:2] == ["--model", "HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert wish.status(NOW)["ready"] == "0/1"
+
+
+def test_everything_ready_and_nothing_to_do():
+    mdep = resource(**SMALL)
+    wish = make(mdep, running(mdep, Ready="True"))
+    assert wish.changes == ()
+    found = conditions(wish.status(NOW))
+    assert found["Ready"] == ("True", "Ready")
+    assert found["Available"] == ("True", "Serving")
+    assert "Stalled" not in found
+
+
+def test_the_second_status_equals_the_first():
+    mdep = resource(**SMALL)
+    first = make(mdep, running(mdep, Ready="True")).status(NOW)
+    again = resource(first, **SMALL)
+    assert make(again, running(mdep, Ready="True")).status("2027-01-01T00:00:00Z") == first
+
+
+def test_suspended_is_ready_and_not_available():
+    mdep = resource(**SMALL, suspend=True)
+    service, deployment = make(mdep).changes
+    assert deployment["spec"]["replicas"] == 0
+    deployment["status"] = {"observedGeneration": 1}
+    found = conditions(make(mdep, Observed(deployment, service)).status(NOW))
+    assert (found["Ready"], found["Available"]) == (("True", "Suspended"), ("False", "Suspended"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "said"),
+    [
+        ({"model": "nope"}, "ModelNotFound", "org/repo"),
+        ({"model": "smollm2-instruct"}, "SizeNotFound", "0.135, 0.36, 1.7"),
+        ({"model": "smollm2-instruct", "size": 9}, "SizeNotFound", "0.135"),
+        ({"model": "qwen2.5-instruct", "size": 7}, "DoesNotFit", "smaller size"),
+        (SMALL | {"maxModelLen": 8192, "maxNumSeqs": 512}, "DoesNotFit", "What would fit: "),
+        (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
+        (SMALL | {"quantization": "int8"}, "NotSupportedYet", "int8"),
+        (SMALL | {"quantization": "int4"}, "NotSupportedYet", "int4"),
+        (SMALL | {"cache": {"type": "EmptyDir"}}, "NotSupportedYet", "spec.cache"),
+        (SMALL | {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}, "NotSupportedYet", "autoscaling"),
+        (SMALL | {"rollout": {"maxSurge": 1}}, "NotSupportedYet", "maxSurge"),
+        ({"model": "oci://registry/x"}, "NotSupportedYet", "oci"),
+    ],
+)
+def test_what_is_not_accepted(spec: dict[str, Any], reason: str, said: str):
+    wish = make(resource(**spec))
+    assert wish.changes == ()
+    status = wish.status(NOW)
+    assert conditions(status)["Accepted"] == ("False", reason)
+    assert conditions(status)["Stalled"] == ("True", reason)
+    assert said in status["conditions"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason"),
+    [
+        ({"exitCode": 10, "message": "ModelNotFound: no such repository"}, "ModelNotFound"),
+        ({"exitCode": 11}, "Unauthorized"),
+        ({"exitCode": 12}, "HubUnreachable"),
+        ({"exitCode": 13}, "DiskFull"),
+        ({"exitCode": 14}, "OutOfMemory"),
+        ({"exitCode": 15}, "GPUOutOfMemory"),
+        ({"exitCode": 16}, "DeviceNotFound"),
+        ({"exitCode": 17}, "NotSupportedYet"),
+        ({"exitCode": 2}, "CrashLoop"),
+        ({"exitCode": 137, "reason": "OOMKilled"}, "OutOfMemory"),
+        ({"exitCode": 0}, "StartupTimeout"),
+    ],
+)
+def test_exit_codes_become_reasons_and_stay_while_it_restarts(ended: dict[str, Any], reason: str):
+    mdep = resource(**SMALL)
+    for state in ({"state": {"terminated": ended}}, {"state": {"running": {}}, "lastState": {"terminated": ended}}):
+        status = make(mdep, running(mdep, state, Ready="False")).status(NOW)
+        assert conditions(status)["ModelLoaded"] == ("False", reason)
+        assert status["reason"] == status["lastFailure"]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("0/2 nodes are available: 2 Insufficient nvidia.com/gpu.", "InsufficientGPU"),
+        ("0/2 nodes are available: 2 Insufficient memory.", "InsufficientMemory"),
+        ("0/2 nodes are available: 2 node(s) had untolerated taint(s).", "Unschedulable"),
+        ('persistentvolumeclaim "weights" not found', "ClaimNotFound"),
+    ],
+)
+def test_why_no_node_takes_it(message: str, reason: str):
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "status": {"conditions": [condition]}}))
+    assert failure is not None
+    assert failure.reason == reason
+
+
+def test_a_gpu_pod_leaves_before_the_next_comes():
+    deployment = make(resource(**SMALL, resourceProfile="gpu")).changes[1]
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {"nvidia.com/gpu": "1"}
+
+
+@pytest.mark.parametrize(
+    ("live", "desired", "same"),
+    [
+        ({"a": 1, "b": 2}, {"a": 1}, True),
+        ({"a": 1}, {"a": 2}, False),
+        ({"limits": {"cpu": "500m"}}, {"limits": {"cpu": "0.5"}}, True),
+        ([{"name": "x"}, {"name": "injected"}], [{"name": "x"}], True),
+        (["a", "b"], ["a"], False),
+        (None, {"a": 1}, False),
+    ],
+)
+def test_drift(live: Any, desired: Any, same: bool):
+    assert drift.holds(live, desired) is same

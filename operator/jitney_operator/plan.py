@@ -38,11 +38,16 @@ def make(mdep: ModelDeployment, observed: Observed, settings: Settings, catalogu
         # The children of the last good generation stay as they are.
         return Plan((), _facts(mdep, observed, conditions.rejected(error.reason, error.message), None, False, None), None)
     children = builders.children(mdep, resolved, settings.image_pull_policy)
-    changes = tuple(child for child in children if not drift.holds(_live(observed, child), child))
+    changes = tuple(child for child in children if not drift.holds(_live(observed, child), _comparable(child)))
     template = children[-1]["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
     verdict = conditions.accepted(resolved.model is not None)
     facts = _facts(mdep, observed, verdict, template, not changes, progress)
     return Plan(changes, facts, resolved.echo(mdep.spec))
+
+
+def _comparable(child: Json) -> Json:
+    """Items of a listing lack their kind and apiVersion."""
+    return {name: value for name, value in child.items() if name not in ("apiVersion", "kind")}
 
 
 def _live(observed: Observed, child: Json) -> Json | None:

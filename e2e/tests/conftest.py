@@ -1,0 +1,96 @@
+"""One cluster for the whole run, the operator from the chart, a namespace per test; what was seen is printed when a test fails."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from product import installation, model_claim, resource
+from product.client import Client
+from test_model import model_folder
+
+from cluster import target
+from cluster.images import REPOSITORY
+from cluster.kubectl import Kubectl
+from cluster.target import Cluster
+
+OUTCOME = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    item.stash[OUTCOME] = item.stash.get(OUTCOME, False) or report.failed
+    return report
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """Up, with the images of this checkout; left up, as `make demo` leaves it."""
+    chosen = target.chosen()
+    chosen.up()
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: Cluster) -> Kubectl:
+    return Kubectl(cluster.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster, kubectl: Kubectl) -> None:
+    """The operator in its pod, with its own ServiceAccount."""
+    installation.install(cluster, kubectl)
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of its own; shown when the test failed, and gone afterwards."""
+    name = f"e2e-{uuid.uuid4().hex[:6]}"
+    kubectl("create", "namespace", name)
+    yield name
+    if request.node.stash.get(OUTCOME, False):
+        print(f"\n=== {name}\n{kubectl.picture(name)}\n=== the operator\n{kubectl.picture(installation.NAMESPACE)}")
+    kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")
+    kubectl("delete", "pv", f"{model_claim.CLAIM}-{name}", "--ignore-not-found")
+
+
+@pytest.fixture
+def model(cluster: Cluster, kubectl: Kubectl, namespace: str) -> str:
+    """The test model's reference on a claim in the test's namespace."""
+    return model_claim.provide(cluster, kubectl, model_folder(), namespace)
+
+
+@pytest.fixture
+def client(cluster: Cluster, kubectl: Kubectl, namespace: str) -> Client:
+    return Client(cluster, kubectl, namespace)
+
+
+@pytest.fixture
+def apply(operator: None, kubectl: Kubectl, namespace: str):
+    """apply(name, **spec): make or change a ModelDeployment in the test's namespace."""
+
+    def apply_resource(name: str, **spec: object) -> None:
+        metadata = {"name": name, "namespace": namespace}
+        kubectl.apply({"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec})
+
+    return apply_resource
+
+
+@pytest.fixture
+def smollm2(apply, model: str, kubectl: Kubectl, namespace: str) -> str:
+    """A Ready model that drains quickly; the URL of its Service."""
+    apply("smollm2", model=model, maxNumSeqs=16, rollout={"drainSeconds": 30})
+    resource.wait_ready(kubectl, "smollm2", 180, namespace)
+    return f"http://smollm2.{namespace}.svc.cluster.local/v1"
+
+
+@pytest.fixture(scope="session")
+def repository():
+    return REPOSITORY

@@ -1,0 +1,34 @@
+"""`make demo`'s own path, once: it ends with 16 answered chats and the resource Ready."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from product import resource
+
+from cluster.images import REPOSITORY
+from cluster.kubectl import Kubectl
+
+
+def test_demo_ends_with_sixteen_answers_and_a_ready_resource(kubectl: Kubectl) -> None:
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "e2e/demo.py"], cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
+    print(done.stdout, f"{time.monotonic() - started:.0f} s", sep="\n")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "16 of 16 chats answered" in done.stdout
+    assert resource.State.of(kubectl.get("mdep", "smollm2") or {}).is_ready
+    last = done.stdout.strip().splitlines()[-1].split()
+    assert last[0] == "smollm2"
+    assert "1/1" in last
+
+
+def test_answers_of_the_demo_come_over_the_service_address_too(kubectl: Kubectl) -> None:
+    """The curl line that the demo prints; runs after it, on what it left."""
+    service = kubectl.get("service", "smollm2") or {}
+    assert service["spec"]["ports"][0]["port"] == 80
+    pod = kubectl.list("pods", "default", "-l", "serving.jitney.dev/model-deployment=smollm2")[0]
+    environment = {entry["name"] for entry in pod["spec"]["containers"][0].get("env", [])}
+    assert "JITNEY_MAX_NUM_SEQS" in environment
+    kubectl("delete", "mdep", "smollm2", "--timeout=120s")

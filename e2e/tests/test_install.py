@@ -1,0 +1,61 @@
+"""The chart: clean, accepted by the API server, and gone after uninstall except for the definition and everybody's models."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from product import installation
+
+from cluster.kubectl import CommandFailed, Kubectl
+from cluster.target import Cluster
+
+CRD = "modeldeployments.serving.jitney.dev"
+ACCOUNT = f"system:serviceaccount:{installation.NAMESPACE}:jitney-operator"
+
+
+def test_lint_has_nothing_to_say(kubectl: Kubectl) -> None:
+    assert "0 chart(s) failed" in kubectl.helm("lint", "--strict", str(installation.CHART))
+
+
+@pytest.mark.parametrize("wrong", ["replica=2", "config.profiles.cpu.memry=1Gi", "config.profiles=null", "logLevel=loud"])
+def test_a_wrong_value_is_refused(kubectl: Kubectl, wrong: str) -> None:
+    with pytest.raises(CommandFailed, match="values"):
+        kubectl.helm("template", str(installation.CHART), "--set", wrong)
+
+
+@pytest.mark.parametrize("setting", ["replicas=2", "watchNamespaces={default}", "crds.enabled=false", "metrics.service=false"])
+def test_the_api_server_accepts_every_object(kubectl: Kubectl, operator: None, setting: str) -> None:
+    objects = kubectl.helm("template", "other", str(installation.CHART), "-n", installation.NAMESPACE, "--set", setting)
+    kubectl("apply", "--dry-run=server", "--server-side", "--force-conflicts", "-n", installation.NAMESPACE, "-f", "-", input=objects)
+
+
+@pytest.mark.parametrize(("verb", "what"), [("list", "secrets"), ("create", "pods"), ("update", CRD), ("delete", "namespaces")])
+def test_the_operator_may_do_no_more_than_it_needs(kubectl: Kubectl, operator: None, verb: str, what: str) -> None:
+    with pytest.raises(CommandFailed):
+        kubectl("auth", "can-i", verb, what, "--all-namespaces", f"--as={ACCOUNT}")
+
+
+def test_the_operator_is_refused_nothing(cluster: Cluster, kubectl: Kubectl, operator: None) -> None:
+    """Nothing it asks for is missing from its roles; the API server's own record says so."""
+    log = getattr(cluster, "audit_log", None)
+    if log is None:
+        pytest.skip("only the local cluster keeps an audit log here")
+    entries = [json.loads(line) for line in log.read_text().splitlines() if ACCOUNT in line]
+    own = [entry for entry in entries if entry["user"]["username"] == ACCOUNT]
+    refused = {f"{entry['verb']} {entry['requestURI']}" for entry in own if entry.get("responseStatus", {}).get("code") == 403}
+    assert own
+    assert not refused
+
+
+def test_uninstall_keeps_the_definition(cluster: Cluster, kubectl: Kubectl, apply, namespace: str) -> None:
+    apply("kept", model="file:///nowhere", replicas=0)
+    installation.uninstall(kubectl)
+    try:
+        assert kubectl.get("crd", CRD, installation.NAMESPACE)
+        assert kubectl.get("mdep", "kept", namespace)
+        assert not kubectl.list("deployments", installation.NAMESPACE)
+        # Nobody is there to take a finalizer away: it must go by itself.
+        kubectl("delete", "mdep", "kept", "-n", namespace, "--timeout=30s")
+    finally:
+        installation.install(cluster, kubectl)

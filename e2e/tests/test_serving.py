@@ -1,0 +1,90 @@
+"""Chats through the Service: they share a batch, each answer is what it would be alone, and trouble touches only what it must."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from product import resource
+from product.chats import PROMPTS
+from product.client import Chat, Client
+
+from cluster.kubectl import Kubectl, wait_for
+
+POD = "serving.jitney.dev/model-deployment=smollm2"
+
+
+def test_sixteen_chats_share_a_batch(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
+    alone = client.chat(smollm2, "smollm2", together=False, max_tokens=32)
+    before = _counters(kubectl, namespace)
+    together = client.chat(smollm2, "smollm2", max_tokens=32)
+    steps, tokens = (after - earlier for after, earlier in zip(_counters(kubectl, namespace), before, strict=True))
+    spent = f"{_seconds(together):.1f} s together, {_seconds(alone):.1f} s one by one"
+    print(f"\n{tokens:.0f} tokens in {steps:.0f} model steps; {spent}")
+    assert not [chat.error for chat in alone + together if chat.error]
+    assert tokens == sum(chat.tokens for chat in together)
+    assert steps < tokens / 4
+    for one, other in zip(alone, together, strict=True):
+        assert other.answer == one.answer, f"chat {one.number} was answered differently in company"
+
+
+def test_a_pod_killed_in_mid_answer_is_replaced(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
+    pod = kubectl.list("pods", namespace, "-l", POD)[0]["metadata"]["name"]
+    chats = client.start(smollm2, "smollm2", max_tokens=400)
+    wait_for(lambda: _running(kubectl, namespace) >= 1, 60, "running chat")
+    killed = time.monotonic()
+    kubectl("delete", "pod", pod, "-n", namespace, "--grace-period=0", "--force")
+    broken = client.finish(chats)
+    assert any(chat.error for chat in broken), "the pod died and nobody noticed"
+    assert all(chat.error or chat.finish_reason for chat in broken), "a client was left without an end"
+    resource.wait_until(kubectl, "smollm2", "another Ready pod", lambda seen: _ready_elsewhere(kubectl, namespace, pod), 120, namespace)
+    resource.wait_ready(kubectl, "smollm2", 60, namespace)
+    print(f"\nReady again {time.monotonic() - killed:.1f} s after the kill")
+    assert not client.chat(smollm2, "smollm2", prompts=PROMPTS[:2], max_tokens=8)[0].error
+
+
+def test_max_num_seqs_edited_under_load(smollm2: str, client: Client, apply, model: str, kubectl: Kubectl, namespace: str) -> None:
+    before = kubectl.list("pods", namespace, "-l", POD)[0]["metadata"]["name"]
+    chats = client.start(smollm2, "smollm2", max_tokens=200)
+    wait_for(lambda: _running(kubectl, namespace) >= 1, 60, "running chat")
+    apply("smollm2", model=model, maxNumSeqs=4, rollout={"drainSeconds": 120})
+    answered = client.finish(chats)
+    seen = resource.wait_ready(kubectl, "smollm2", 180, namespace)
+    wait_for(lambda: before not in _pods(kubectl, namespace), 180, "end of the old pod")
+    assert not [chat.error for chat in answered if chat.error], "the rollout cut an answer"
+    assert seen["status"]["observedGeneration"] == seen["metadata"]["generation"]
+    pod = kubectl.list("pods", namespace, "-l", POD)[0]
+    arguments = pod["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--max-num-seqs") + 1] == "4"
+    assert not client.chat(smollm2, "smollm2", prompts=PROMPTS[:6], max_tokens=8)[0].error
+
+
+def _metric(text: str, name: str) -> float:
+    """The sum over all label sets."""
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+def _metrics(kubectl: Kubectl, namespace: str) -> str:
+    return kubectl.raw(f"/api/v1/namespaces/{namespace}/services/smollm2:80/proxy/metrics")
+
+
+def _counters(kubectl: Kubectl, namespace: str) -> tuple[float, float]:
+    text = _metrics(kubectl, namespace)
+    return _metric(text, "jitney_step_seconds_count"), _metric(text, "jitney_generation_tokens_total")
+
+
+def _running(kubectl: Kubectl, namespace: str) -> float:
+    return _metric(_metrics(kubectl, namespace), "jitney_requests_running")
+
+
+def _pods(kubectl: Kubectl, namespace: str) -> list[str]:
+    return [pod["metadata"]["name"] for pod in kubectl.list("pods", namespace, "-l", POD)]
+
+
+def _ready_elsewhere(kubectl: Kubectl, namespace: str, old: str) -> bool:
+    pods = [pod for pod in kubectl.list("pods", namespace, "-l", POD) if pod["metadata"]["name"] != old]
+    return any(status.get("ready") for pod in pods for status in pod["status"].get("containerStatuses") or [])
+
+
+def _seconds(chats: list[Chat]) -> float:
+    return max(chat.ended for chat in chats) - min(chat.started for chat in chats)

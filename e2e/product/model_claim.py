@@ -18,6 +18,8 @@ def provide(cluster: Cluster, kubectl: Kubectl, model: Path, namespace: str = "d
     """Make the claim in `namespace`; the `pvc://` reference of the model."""
     if cluster.kind == "local":
         kubectl.apply(*_on_this_machine(model, namespace))
+        # A pod that comes before the claim is bound is called unschedulable for a moment.
+        kubectl("wait", "--for=jsonpath={.status.phase}=Bound", f"pvc/{CLAIM}", "-n", namespace, "--timeout=60s")
     elif kubectl.get("pvc", CLAIM, namespace) is None:
         _copy(cluster, kubectl, model, namespace)
     return f"pvc://{CLAIM}/{model.name}"

@@ -53,7 +53,7 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
     refuse_unsupported(spec)
     profile = choose_profile(spec, settings)
     model, reference, claim = find_model(spec, catalogue)
-    estimate = fit.check(model, memory_of(spec, profile), spec.max_num_seqs, spec.max_model_len) if model else None
+    estimate = fit.check(model, profile.device, memory_of(spec, profile), spec.max_num_seqs, spec.max_model_len) if model else None
     image = spec.image or _kept_image(mdep) or profile.image or settings.runtime_image
     window = estimate.max_model_len if estimate else spec.max_model_len
     return Resolved(reference, claim, image, profile, model, estimate, window)

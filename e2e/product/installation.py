@@ -10,16 +10,17 @@ from cluster.progress import Step
 from cluster.target import Cluster
 
 CHART = REPOSITORY / "charts" / "jitney"
+VALUES = REPOSITORY / "e2e" / "values.yaml"
 RELEASE = "jitney"
 NAMESPACE = "jitney-system"
 DEPLOYMENT = "jitney-operator"
 
 
-def install(cluster: Cluster, kubectl: Kubectl, values: Path | None = None, *flags: str) -> None:
+def install(cluster: Cluster, kubectl: Kubectl, values: Path = VALUES, *flags: str) -> None:
     """Install or upgrade, and wait until the operator is ready."""
     repository, _, tag = cluster.reference(OPERATOR).rpartition(":")
     settings = [f"image.repository={repository}", f"image.tag={tag}", f"config.runtimeImage={cluster.reference(RUNTIME)}"]
-    arguments = ["--namespace", NAMESPACE, "--create-namespace", *(["--values", str(values)] if values else []), *flags]
+    arguments = ["--namespace", NAMESPACE, "--create-namespace", "--values", str(values), *flags]
     with Step("installing the chart"):
         try:
             kubectl.helm("upgrade", "--install", RELEASE, str(CHART), *arguments, *_set(settings), "--wait", "--timeout", "180s")

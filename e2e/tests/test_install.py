@@ -27,7 +27,7 @@ def test_a_wrong_value_is_refused(kubectl: Kubectl, wrong: str) -> None:
 @pytest.mark.parametrize("setting", ["replicas=2", "watchNamespaces={default}", "crds.enabled=false", "metrics.service=false"])
 def test_the_api_server_accepts_every_object(kubectl: Kubectl, operator: None, setting: str) -> None:
     objects = kubectl.helm("template", "other", str(installation.CHART), "-n", installation.NAMESPACE, "--set", setting)
-    kubectl("apply", "--dry-run=server", "--server-side", "--force-conflicts", "-n", installation.NAMESPACE, "-f", "-", input=objects)
+    kubectl("apply", "--dry-run=server", "--server-side", "--force-conflicts", "-f", "-", input=objects)
 
 
 @pytest.mark.parametrize(("verb", "what"), [("list", "secrets"), ("create", "pods"), ("update", CRD), ("delete", "namespaces")])

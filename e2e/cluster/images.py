@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -25,7 +26,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = "0.1.0"
 LIBRARY = "docker.io/library/"
 SUITE = "bookworm"
-MIRROR = "http://deb.debian.org/debian"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 BASE_IMAGE = f"localhost/jitney-base:{SUITE}"
 PAUSE_IMAGE = f"{LIBRARY}jitney-pause:{PAUSE.folder.name.rsplit('-', 1)[1]}"
@@ -55,13 +55,15 @@ class Image:
     containerfile: str
     sources: tuple[str, ...]
 
+    @cached_property
     def tag(self) -> str:
+        """Once per process: a file that is edited while an image is built makes a new one in the next run, not half a one in this."""
         return f"{VERSION}-{self._digest()}"
 
     @property
     def reference(self) -> str:
         """The name Kubernetes uses for it."""
-        return f"{self.name}:{self.tag()}"
+        return f"{self.name}:{self.tag}"
 
     @property
     def full_name(self) -> str:
@@ -119,7 +121,7 @@ class Builder:
             root = self.folder / "debootstrap"
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(root, ignore_errors=True)
-            options = ["--variant=minbase", f"--include={BASE_PACKAGES}", SUITE, str(root), MIRROR]
+            options = ["--variant=minbase", f"--include={BASE_PACKAGES}", SUITE, str(root)]
             done = subprocess.run(["debootstrap", *options], capture_output=True, text=True, check=False)
             if done.returncode:
                 raise RuntimeError(f"debootstrap failed:\n{done.stdout[-3000:]}")

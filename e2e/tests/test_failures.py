@@ -27,6 +27,25 @@ def test_a_model_that_does_not_exist(apply, kubectl: Kubectl, namespace: str) ->
     assert "/nowhere" in condition(seen, "ModelLoaded")["message"]
 
 
+def test_a_pod_that_uses_more_memory_than_its_limit(apply, model: str, kubectl: Kubectl, namespace: str) -> None:
+    """The kernel kills it: the interpreter and torch fit, the weights do not."""
+    apply("hungry", model=model, resources={"requests": {"cpu": "100m", "memory": "600Mi"}, "limits": {"memory": "600Mi"}})
+    known = _when(kubectl, namespace, "hungry", lambda pod: _terminated(pod) is not None)
+    seen = _reported(kubectl, namespace, "hungry", "ModelLoaded", {"OutOfMemory"}, known)
+    assert seen["status"]["lastFailure"]["exitCode"] == 137
+    assert "more memory than its limit" in condition(seen, "ModelLoaded")["message"]
+
+
+def test_a_crash_loop_shows_the_last_words(apply, model: str, kubectl: Kubectl, namespace: str) -> None:
+    apply("crashing", model=model, args=["--no-such-flag"])
+    known = _when(kubectl, namespace, "crashing", lambda pod: _terminated(pod) is not None)
+    seen = _reported(kubectl, namespace, "crashing", "ModelLoaded", {"CrashLoop"}, known)
+    assert seen["status"]["lastFailure"]["exitCode"] == 2
+    assert "--no-such-flag" in condition(seen, "ModelLoaded")["message"]
+    described = kubectl("describe", "mdep", "crashing", "-n", namespace)
+    assert "--no-such-flag" in described.split("Events:")[1]
+
+
 def test_an_image_that_does_not_exist(apply, kubectl: Kubectl, namespace: str) -> None:
     apply("noimage", model="file:///nowhere", image="registry.invalid/none/such:1")
     known = _when(kubectl, namespace, "noimage", lambda pod: _waiting(pod) in ("ErrImagePull", "ImagePullBackOff"))

@@ -17,16 +17,18 @@ from jitney_operator.handlers import Watches
 from jitney_operator.health import Health
 from jitney_operator.lease import Lease
 from jitney_operator.metrics import Metrics
-from jitney_operator.reconcile import SETTLE, Reconciler, resync
+from jitney_operator.pruning import Pruning
+from jitney_operator.reconcile import SETTLE, Reconciler
+from jitney_operator.scrape import Scrape
 from jitney_operator.settings import Settings
 from jitney_operator.store import Store
 from jitney_operator.warmup import Warmup
 from jitney_operator.workqueue import Priority, WorkQueue
+from jitney_operator.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 WORKERS = 8
-RESYNC_SECONDS = 600.0
 
 
 def main() -> None:
@@ -38,6 +40,8 @@ def main() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # One line per event is a person's debugging, not a log.
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # That it does not run in the main thread is on purpose (handlers).
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     asyncio.run(run(settings))
 
 
@@ -64,12 +68,15 @@ async def run(settings: Settings) -> None:
 async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: asyncio.Event) -> None:
     store, queue, metrics = Store(), WorkQueue(), Metrics()
     warmup = Warmup(store, cluster, settings.watch_namespaces)
-    reconciler = Reconciler(store, queue, cluster, lease, settings, Catalogue.read(), metrics, warmup.done)
-    watches = Watches(settings.watch_namespaces, lambda kind, body: receive(store, queue, kind, body), warmup.again, metrics)
+    pruning = Pruning(store, queue, cluster, settings.watch_namespaces)
+    scrape = Scrape(store, queue, lambda: lease.mine)
+    writer = Writer(cluster, lease, metrics)
+    reconciler = Reconciler(store, queue, writer, lease, scrape, settings, Catalogue.read(), metrics, warmup.done)
+    watches = Watches(settings.watch_namespaces, lambda kind, body: receive(store, queue, kind, body), pruning.soon, warmup.again, metrics)
     health = Health(settings.http_port, lambda: watches.ready, lambda: lease.mine, metrics)
     await health.start()
     watches.start()
-    jobs = [lease.run(), warmup.run(), resync(store, queue, RESYNC_SECONDS), *(reconciler.work() for _ in range(WORKERS))]
+    jobs = [lease.run(), warmup.run(), pruning.run(), scrape.run(), *(reconciler.work() for _ in range(WORKERS))]
     tasks = [asyncio.create_task(job) for job in jobs]
     stopping: asyncio.Task[None] = asyncio.create_task(_until(stop))
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)

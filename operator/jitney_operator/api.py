@@ -112,6 +112,7 @@ class ModelDeployment:
     key: Key
     uid: str
     generation: int
+    version: int
     deleting: bool
     spec: Spec
     status: Json
@@ -123,6 +124,7 @@ class ModelDeployment:
             key=Key(metadata["namespace"], metadata["name"]),
             uid=metadata["uid"],
             generation=metadata.get("generation", 1),
+            version=int(metadata.get("resourceVersion") or 0),
             deleting="deletionTimestamp" in metadata,
             spec=Spec.parse(body["spec"], metadata["name"]),
             status=body.get("status", {}),

@@ -156,7 +156,8 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
         "conditions": [_entry(condition, mdep.generation, before.get(condition.type), now) for condition in conditions],
     }
     kept: Json = {"resolved": resolved or mdep.status.get("resolved"), "lastFailure": _last_failure(facts, now)}
-    if facts.progress and not facts.complete:
+    # A pod that fails again and again says each time how it starts: as long as it does, only the failure counts.
+    if facts.progress and not facts.complete and not facts.failure:
         kept["progress"] = facts.progress.line
     return result | {name: value for name, value in kept.items() if value}
 

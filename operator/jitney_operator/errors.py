@@ -28,3 +28,7 @@ class ClusterError(OperatorError):
         self.status = status
         self.message = message
         self.retry_after = retry_after
+
+
+class NotLeading(OperatorError):
+    """A write was about to start and the lease is another process's, or was not renewed in time."""

@@ -89,7 +89,8 @@ def _unscheduled(pod: Pod, draining: bool) -> Failure | None:
     condition = pod.condition("PodScheduled")
     if condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
         return None
-    message = condition.get("message", "")
+    # What the scheduler says of preemption changes with every attempt and helps nobody.
+    message = condition.get("message", "").split(" preemption:")[0]
     if re.search(r"Insufficient \S*gpu", message):
         if draining:
             return Failure("WaitingForDrain", "A pod that is finishing its answers still holds the GPU.", pod.name)

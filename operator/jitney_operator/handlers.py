@@ -7,31 +7,51 @@ and the lease go on, and the watches start anew beside them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import aiohttp
 import kopf
 
 from jitney_operator.api import GROUP, LABEL, PLURAL, VERSION, Json
 from jitney_operator.metrics import Metrics
+from jitney_operator.pacing import Pacing
 
 logger = logging.getLogger(__name__)
+
+# What the API server's records call these requests.
+WATCHER = "jitney-operator-watch"
+
+# Seconds before the watches are started again; a run of LASTING seconds was a good one.
+FIRST_PAUSE, LONGEST_PAUSE, LASTING = 1.0, 30.0, 60.0
 
 # Event type (None in the first listing) and the object.
 Receive = Callable[[str | None, Json], None]
 
 
 class Watches:
-    """Started once; calls `receive` on the main loop for each event, and `renewed` before each new listing."""
+    """Started once. Calls on the main loop: `receive` for each event, `relisted` after a watch had to list its kind anew, and
+    `restarted` when all of them begin again."""
 
-    def __init__(self, namespaces: tuple[str, ...], receive: Receive, renewed: Callable[[], None], metrics: Metrics) -> None:
-        self._namespaces, self._receive, self._renewed, self._metrics = namespaces, receive, renewed, metrics
+    def __init__(
+        self,
+        namespaces: tuple[str, ...],
+        receive: Receive,
+        relisted: Callable[[], None],
+        restarted: Callable[[], None],
+        metrics: Metrics,
+    ) -> None:
+        self._namespaces, self._receive, self._relisted, self._restarted, self._metrics = namespaces, receive, relisted, restarted, metrics
         self._stop = threading.Event()
         self._ready = threading.Event()
+        # How to end the run of kopf that is under way.
+        self._leave: Callable[[], object] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._supervise, name="watches", daemon=True)
 
@@ -44,36 +64,45 @@ class Watches:
 
     async def stop(self) -> None:
         self._stop.set()
+        # Between two runs the last one's loop is closed, and the next one looks at the flag first.
+        with contextlib.suppress(RuntimeError):
+            self._leave()
         await asyncio.to_thread(self._thread.join, 10)
 
     def _supervise(self) -> None:
-        """Some watch errors end kopf: start it again, slower each time, with a store that is built anew."""
-        delay = 1.0
+        """Some watch errors end kopf: start it again, slower each time it does not last, with a store that is built anew."""
+        delay = FIRST_PAUSE
         while not self._stop.is_set():
+            begun = time.monotonic()
             try:
                 asyncio.run(self._watch())
             except Exception as error:
                 logger.error("the watches ended: %s", error)
             self._ready.clear()
+            delay = FIRST_PAUSE if time.monotonic() - begun > LASTING else min(LONGEST_PAUSE, delay * 2)
             if not self._stop.wait(delay * random.uniform(0.8, 1.2)):
-                delay = min(30.0, delay * 2)
                 self._metrics.restarts.inc()
-                self._loop.call_soon_threadsafe(self._renewed)
+                self._loop.call_soon_threadsafe(self._restarted)
 
     async def _watch(self) -> None:
+        # An asyncio.Event, because kopf waits for a threading.Event in a worker thread, and the loop could not end while it waits.
+        leaving, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._leave = lambda: loop.call_soon_threadsafe(leaving.set)
+        if self._stop.is_set():
+            return
         await kopf.operator(
             registry=self._registry(),
             settings=_settings(),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
-            stop_flag=self._stop,
+            stop_flag=leaving,
             ready_flag=self._ready,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(_login)
+        kopf.on.login(registry=registry)(self._login)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._on_event)
         for group, version, plural in (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "pods")):
             kopf.on.event(group, version, plural, labels={LABEL: kopf.PRESENT}, registry=registry)(self._on_event)
@@ -84,11 +113,23 @@ class Watches:
         body = {**event["object"], "kind": resource.kind}
         self._loop.call_soon_threadsafe(self._receive, event["type"], body)
 
+    def _on_relist(self) -> None:
+        self._loop.call_soon_threadsafe(self._relisted)
 
-async def _login(**known: Any) -> Any:
-    if os.environ.get("KUBECONFIG"):
-        return kopf.login_with_kubeconfig(**known)
-    return kopf.login_with_service_account(**known)
+    async def _login(self, **known: Any) -> Any:
+        """kopf's own credentials in a session of ours, for its pace. Called again after a 401, so a rotated token is read anew."""
+        login = kopf.login_with_kubeconfig if os.environ.get("KUBECONFIG") else kopf.login_with_service_account
+        info = login(**known)
+        if info is None:
+            raise kopf.PermanentError("no credentials: neither KUBECONFIG nor a pod's service account")
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+            headers={**info.as_http_headers(), "User-Agent": WATCHER},
+            proxy=info.proxy_url,
+            trust_env=info.trust_env,
+            middlewares=(Pacing(self._on_relist),),
+        )
+        return kopf.AiohttpSession(server=info.server, default_namespace=info.default_namespace, aiohttp_session=session)
 
 
 def _settings() -> kopf.OperatorSettings:

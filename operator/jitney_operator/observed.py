@@ -40,6 +40,11 @@ class Pod:
     def ready(self) -> bool:
         return not self.leaving and self.condition("Ready").get("status") == "True"
 
+    @property
+    def starting(self) -> bool:
+        """Its runtime runs, can be asked, and is not ready."""
+        return bool(self.address) and "running" in self.container.get("state", {}) and not self.leaving and not self.ready
+
     def condition(self, kind: str) -> Json:
         return _condition(self.body, kind)
 
@@ -70,6 +75,16 @@ class Observed:
 
     def deployment_condition(self, kind: str) -> Json:
         return _condition(self.deployment or {}, kind)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All objects of one kind, in one namespace or in all (None), at one moment; `version` is that moment's resourceVersion."""
+
+    kind: str
+    namespace: str | None
+    version: int
+    items: tuple[Json, ...]
 
 
 def _condition(body: Json, kind: str) -> Json:

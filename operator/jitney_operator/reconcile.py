@@ -6,22 +6,25 @@ import asyncio
 import logging
 from datetime import UTC, datetime
 
-from jitney_operator import plan
+from jitney_operator import events, plan
 from jitney_operator.api import Json, Key, ModelDeployment
 from jitney_operator.catalogue import Catalogue
-from jitney_operator.cluster import Cluster
-from jitney_operator.errors import ClusterError, Rejected
+from jitney_operator.errors import ClusterError, NotLeading, Rejected
 from jitney_operator.lease import Lease
 from jitney_operator.metrics import Metrics
 from jitney_operator.plan import Plan
+from jitney_operator.scrape import Scrape
 from jitney_operator.settings import Settings
 from jitney_operator.store import Store
-from jitney_operator.workqueue import Priority, WorkQueue
+from jitney_operator.workqueue import WorkQueue
+from jitney_operator.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 # Children change in bursts; looked at once a little later they cost one status write instead of several.
 SETTLE = 0.1
+# Seconds between two writes that tell nothing but how far a pod has come.
+PROGRESS_PACE = 5.0
 
 
 class Reconciler:
@@ -31,8 +34,9 @@ class Reconciler:
         self,
         store: Store,
         queue: WorkQueue,
-        cluster: Cluster,
+        writer: Writer,
         lease: Lease,
+        scrape: Scrape,
         settings: Settings,
         catalogue: Catalogue,
         metrics: Metrics,
@@ -40,12 +44,14 @@ class Reconciler:
     ) -> None:
         self._store = store
         self._queue = queue
-        self._cluster = cluster
+        self._writer = writer
         self._lease = lease
+        self._scrape = scrape
         self._settings = settings
         self._catalogue = catalogue
         self._metrics = metrics
         self._warm = warm
+        self._reported: dict[Key, float] = {}
 
     async def work(self) -> None:
         """One worker, for ever."""
@@ -59,11 +65,11 @@ class Reconciler:
                 self._queue.done(key)
 
     async def _attempt(self, key: Key) -> None:
-        if not self._lease.mine:
-            self._queue.add_after(key, 1.0)
-            return
         try:
             await self.reconcile(key)
+        except NotLeading:
+            # Whoever leads now looks at everything; should it be us again, the key is still here.
+            self._queue.add_after(key, 1.0)
         except ClusterError as error:
             delay = self._queue.retry(key, error.retry_after)
             # 409: somebody wrote in between, and the watch is about to say what.
@@ -77,8 +83,9 @@ class Reconciler:
         mdep = self._store.model_deployment(key)
         if mdep is None or mdep.deleting:
             self._queue.forget(key)
+            self._reported.pop(key, None)
             return
-        wish = plan.make(mdep, self._store.observed(mdep), self._settings, self._catalogue)
+        wish = plan.make(mdep, self._store.observed(mdep), self._settings, self._catalogue, self._scrape.progress(key))
         wish, conflict = await self._apply(mdep, wish)
         await self._report(mdep, wish.status(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
         if conflict:
@@ -91,10 +98,8 @@ class Reconciler:
         try:
             for child in wish.changes:
                 live = self._store.find(child["kind"], mdep.key, mdep.name)
-                answer = await self._cluster.apply(child, mdep, live)
-                self._metrics.writes.labels(child["kind"]).inc()
                 # Our own write is known before the watch brings it: the next look must not repeat it.
-                self._store.put(answer)
+                self._store.put(await self._writer.apply(child, mdep, live))
         except Rejected as error:
             return wish.refused(error), True
         except ClusterError as error:
@@ -111,20 +116,33 @@ class Reconciler:
                     self._store.drop(held)
 
     async def _report(self, mdep: ModelDeployment, status: Json) -> None:
-        if status == mdep.status:
+        if status == mdep.status or self._may_wait(mdep, status):
             return
         try:
-            self._store.put(await self._cluster.report(mdep, status))
+            self._store.put(await self._writer.report(mdep, status))
         except ClusterError as error:
             if error.status == 404:
                 return
             raise
-        self._metrics.writes.labels("status").inc()
+        self._reported[mdep.key] = asyncio.get_running_loop().time()
+        await self._tell(mdep, status)
 
+    def _may_wait(self, mdep: ModelDeployment, status: Json) -> bool:
+        """A line of progress moves all the time: it is written at most once in PROGRESS_PACE seconds, everything else at once."""
+        if {**status, "progress": None} != {**mdep.status, "progress": None}:
+            return False
+        wait = self._reported.get(mdep.key, float("-inf")) + PROGRESS_PACE - asyncio.get_running_loop().time()
+        if wait > 0:
+            self._queue.add_after(mdep.key, wait)
+        return wait > 0
 
-async def resync(store: Store, queue: WorkQueue, period: float) -> None:
-    """Everything is looked at again now and then; what is as it should be costs no request."""
-    while True:
-        await asyncio.sleep(period)
-        for key in store.all_keys():
-            queue.add(key, Priority.RESYNC)
+    async def _tell(self, mdep: ModelDeployment, status: Json) -> None:
+        """An Event for a new state. It is a courtesy: that it cannot be posted stops nothing."""
+        event = events.transition(mdep, status, self._settings.identity, datetime.now(UTC))
+        if event is None:
+            return
+        try:
+            await self._writer.record(event)
+        except ClusterError as error:
+            if error.status != 409:
+                logger.warning("%s: the Event %s cannot be posted: %s", mdep.key, event["reason"], error)

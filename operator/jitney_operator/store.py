@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jitney_operator.api import KIND, LABEL, Json, Key, ModelDeployment
-from jitney_operator.observed import Observed, Pod
+from jitney_operator.observed import Listing, Observed, Pod
 
 
 class Store:
@@ -34,6 +34,19 @@ class Store:
             del names[body["metadata"]["name"]]
         return key
 
+    def prune(self, listing: Listing) -> set[Key]:
+        """Forget objects that were gone when the listing was made; the keys they belonged to. What is newer than it stays."""
+        there = {item["metadata"]["uid"] for item in listing.items}
+        emptied: set[Key] = set()
+        for key, names in self._objects.get(listing.kind, {}).items():
+            if listing.namespace not in (None, key.namespace):
+                continue
+            gone = [name for name, body in names.items() if body["metadata"]["uid"] not in there and _version(body) <= listing.version]
+            for name in gone:
+                del names[name]
+            emptied |= {key} if gone else set()
+        return emptied
+
     def clear(self) -> None:
         """Before a new listing: what vanished while nobody watched must not live on as a ghost."""
         self._objects.clear()
@@ -45,6 +58,15 @@ class Store:
     def model_deployment(self, key: Key) -> ModelDeployment | None:
         body = self.find(KIND, key, key.name)
         return ModelDeployment.parse(body) if body else None
+
+    def loading(self) -> dict[Key, Pod]:
+        """Of each resource the first pod whose runtime is up and not ready yet."""
+        found = {}
+        for key, names in self._objects.get("Pod", {}).items():
+            starting = [pod for pod in map(Pod, names.values()) if pod.starting]
+            if starting:
+                found[key] = min(starting, key=lambda pod: pod.name)
+        return found
 
     def find(self, kind: str, key: Key, name: str) -> Json | None:
         return self._objects.get(kind, {}).get(key, {}).get(name)

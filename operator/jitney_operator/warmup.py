@@ -32,8 +32,10 @@ class Warmup:
             await self._cold.wait()
             self._cold.clear()
             try:
-                for body in await self._cluster.children(self._namespaces):
-                    self._store.put(body)
+                for kind in ("Deployment", "Service", "Pod"):
+                    for listing in await self._cluster.list(kind, self._namespaces):
+                        for body in listing.items:
+                            self._store.put(body)
                 self.done.set()
             except ClusterError as error:
                 logger.warning("the children cannot be listed: %s", error)

@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from cluster import ports
 from cluster.control_plane import ControlPlane
+from support import children
 from support.namespaces import Namespace
+from support.operator import Operator
 
-OPERATOR = Path(__file__).parents[2] / "operator"
 SMALL: dict[str, Any] = {"model": "smollm2-instruct", "size": "0.135"}
-SECONDS = 20
 
 
-@pytest.fixture(scope="module", autouse=True)
-def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The path of its log."""
-    log = tmp_path_factory.mktemp("operator") / "log"
-    environment = {"PYTHONPATH": str(OPERATOR), "KUBECONFIG": str(plane.kubeconfig), "JITNEY_HTTP_PORT": str(ports.free(1)[0])}
-    with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", "jitney_operator"], env=os.environ | environment, stdout=file, stderr=file)
-        yield log
-        process.terminate()
-        assert process.wait(20) == 0, log.read_text()
-    lease = json.loads(plane.kubectl("get", "lease", "jitney-operator", "-n", "default", "-o", "json"))
+@pytest.fixture
+def operator(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Iterator[Operator]:
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        yield operator
+    lease = json.loads(plane.kubectl("get", "lease", "jitney-operator", "-n", namespace.name, "-o", "json"))
     assert lease["spec"].get("holderIdentity", "") == "", "the lease was not released"
 
 
-def eventually(look: Callable[[], Any], log: Path) -> Any:
-    """What `look` gives once it is true; the operator's log when it never is."""
-    end, seen = time.monotonic() + SECONDS, None
-    while time.monotonic() < end:
-        try:
-            seen = look()
-        except RuntimeError:
-            seen = None
-        if seen:
-            return seen
-        time.sleep(0.2)
-    raise AssertionError(f"not within {SECONDS} s; the operator said:\n{log.read_text()[-3000:]}")
-
-
-def child(namespace: Namespace, kind: str) -> dict[str, Any]:
-    return dict(json.loads(namespace.kubectl("get", kind, "chat", "-o", "json")))
+@pytest.fixture
+def created(namespace: Namespace, operator: Operator) -> Namespace:
+    """A namespace in which `chat` has its children."""
+    namespace.create(**SMALL)
+    operator.until(lambda: children.deployment(namespace))
+    return namespace
 
 
 def reason(namespace: Namespace) -> str:
@@ -62,77 +46,224 @@ def condition(namespace: Namespace, kind: str) -> dict[str, Any]:
     return next((entry for entry in namespace.get()["status"]["conditions"] if entry["type"] == kind), {})
 
 
-def test_children_and_a_true_status(namespace: Namespace, operator: Path):
-    namespace.create(**SMALL)
-    deployment = eventually(lambda: child(namespace, "deployment"), operator)
-    assert deployment["metadata"]["ownerReferences"][0]["uid"] == namespace.get()["metadata"]["uid"]
-    assert child(namespace, "service")["spec"]["ports"][0]["port"] == 80
-    status = eventually(lambda: namespace.get()["status"]["observedGeneration"] == 1 and namespace.get()["status"], operator)
+def test_children_and_a_true_status(created: Namespace, operator: Operator):
+    deployment = children.deployment(created)
+    assert deployment["metadata"]["ownerReferences"][0]["uid"] == created.get()["metadata"]["uid"]
+    assert children.service(created)["spec"]["ports"][0]["port"] == 80
+    status = operator.until(lambda: created.get()["status"]["observedGeneration"] == 1 and created.get()["status"])
     assert (status["ready"], status["reason"]) == ("0/1", "Pending")
     assert status["resolved"]["repository"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert condition(namespace, "Accepted")["status"] == "True"
+    assert condition(created, "Accepted")["status"] == "True"
 
 
-def test_ready_when_the_deployment_is(namespace: Namespace, operator: Path):
-    namespace.create(**SMALL)
-    eventually(lambda: child(namespace, "deployment"), operator)
-    status = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}
-    namespace.kubectl("patch", "deployment", "chat", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
-    eventually(lambda: reason(namespace) == "Ready", operator)
-    assert condition(namespace, "Ready")["status"] == "True"
-    before = namespace.get()["metadata"]["resourceVersion"]
+def test_every_condition_is_there_at_first_sight(created: Namespace, operator: Operator):
+    operator.until(lambda: created.get()["status"]["observedGeneration"] == 1)
+    kinds = {entry["type"] for entry in created.get()["status"]["conditions"]}
+    assert kinds == {"Accepted", "Scheduled", "ModelLoaded", "Available", "Progressing", "Ready"}
+
+
+def test_ready_when_the_deployment_is(created: Namespace, operator: Operator):
+    children.finish_rollout(created)
+    operator.until(lambda: reason(created) == "Ready")
+    assert condition(created, "Ready")["status"] == "True"
+    before = created.get()["metadata"]["resourceVersion"]
     time.sleep(2)
-    assert namespace.get()["metadata"]["resourceVersion"] == before
+    assert created.get()["metadata"]["resourceVersion"] == before
 
 
-def test_edits_and_deletions_of_children_are_undone(namespace: Namespace, operator: Path):
-    namespace.create(**SMALL)
-    eventually(lambda: child(namespace, "deployment"), operator)
-    namespace.kubectl("scale", "deployment", "chat", "--replicas=5")
-    eventually(lambda: child(namespace, "deployment")["spec"]["replicas"] == 1, operator)
-    namespace.kubectl("delete", "service", "chat")
-    eventually(lambda: child(namespace, "service"), operator)
+def test_no_finalizer_and_no_annotation_is_left_on_the_resource(created: Namespace, operator: Operator):
+    children.finish_rollout(created)
+    operator.until(lambda: reason(created) == "Ready")
+    metadata = created.get()["metadata"]
+    assert "finalizers" not in metadata
+    assert not metadata.get("annotations")
+    assert created.get()["spec"] == {**created.get()["spec"], **SMALL}
 
 
-def test_scale_suspend_and_a_new_batch_width(namespace: Namespace, operator: Path):
-    namespace.create(**SMALL)
-    eventually(lambda: child(namespace, "deployment"), operator)
-    namespace.kubectl("scale", "mdep", "chat", "--replicas=3")
-    eventually(lambda: child(namespace, "deployment")["spec"]["replicas"] == 3, operator)
-    namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"suspend": true, "maxNumSeqs": 4}}')
-    eventually(lambda: child(namespace, "deployment")["spec"]["replicas"] == 0, operator)
-    args = child(namespace, "deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+def test_edits_and_deletions_of_children_are_undone(created: Namespace, operator: Operator):
+    created.kubectl("scale", "deployment", "chat", "--replicas=5")
+    operator.until(lambda: children.deployment(created)["spec"]["replicas"] == 1)
+    patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": ["--model", "x"]}]
+    created.kubectl("patch", "deployment", "chat", "--type=json", "-p", json.dumps(patch))
+    operator.until(lambda: len(children.deployment(created)["spec"]["template"]["spec"]["containers"][0]["args"]) > 2)
+    created.kubectl("delete", "service", "chat")
+    operator.until(lambda: children.service(created))
+    created.kubectl("delete", "deployment", "chat")
+    operator.until(lambda: children.deployment(created))
+
+
+def test_what_others_add_is_left(created: Namespace, operator: Operator):
+    created.kubectl("annotate", "deployment", "chat", "team.example/cost=42")
+    created.kubectl("label", "service", "chat", "team.example/owner=us")
+    created.kubectl("scale", "mdep", "chat", "--replicas=2")
+    operator.until(lambda: children.deployment(created)["spec"]["replicas"] == 2)
+    assert children.deployment(created)["metadata"]["annotations"]["team.example/cost"] == "42"
+    assert children.service(created)["metadata"]["labels"]["team.example/owner"] == "us"
+
+
+def test_scale_suspend_and_a_new_batch_width(created: Namespace, operator: Operator):
+    created.kubectl("scale", "mdep", "chat", "--replicas=3")
+    operator.until(lambda: children.deployment(created)["spec"]["replicas"] == 3)
+    created.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"suspend": true, "maxNumSeqs": 4}}')
+    operator.until(lambda: children.deployment(created)["spec"]["replicas"] == 0)
+    args = children.deployment(created)["spec"]["template"]["spec"]["containers"][0]["args"]
     assert args[args.index("--max-num-seqs") + 1] == "4"
+    children.finish_rollout(created)
+    operator.until(lambda: reason(created) == "Suspended")
+    assert condition(created, "Ready")["status"] == "True"
+    assert condition(created, "Available")["status"] == "False"
 
 
-def test_a_service_of_somebody_else_is_left_alone(namespace: Namespace, operator: Path):
+def test_there_and_back_is_where_it_began(created: Namespace, operator: Operator):
+    before = children.deployment(created)["spec"]
+    for spec in ({"maxNumSeqs": 4, "args": ["--log-level", "debug"]}, {"maxNumSeqs": 16, "args": None}):
+        generation = children.deployment(created)["metadata"]["generation"]
+        created.kubectl("patch", "mdep", "chat", "--type=merge", "-p", json.dumps({"spec": spec}))
+        operator.until(lambda generation=generation: children.deployment(created)["metadata"]["generation"] > generation)
+    assert children.deployment(created)["spec"] == before
+
+
+def test_a_spec_that_is_not_accepted_leaves_the_last_good_children(created: Namespace, operator: Operator):
+    before = children.deployment(created)["spec"]
+    created.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"maxNumSeqs": 1024, "maxModelLen": 8192}}')
+    operator.until(lambda: reason(created) == "DoesNotFit")
+    assert children.deployment(created)["spec"] == before
+    assert condition(created, "Stalled")["status"] == "True"
+    assert created.get()["status"]["observedGeneration"] == 2
+
+
+def test_a_service_of_somebody_else_is_left_alone(namespace: Namespace, operator: Operator):
     namespace.kubectl("create", "service", "clusterip", "chat", "--tcp=80:80")
-    before = child(namespace, "service")
+    before = children.service(namespace)
     namespace.create(**SMALL)
-    eventually(lambda: reason(namespace) == "NameConflict", operator)
-    assert child(namespace, "service") == before
+    operator.until(lambda: reason(namespace) == "NameConflict")
+    assert children.service(namespace) == before
     namespace.kubectl("delete", "service", "chat")
-    eventually(lambda: child(namespace, "deployment"), operator)
+    operator.until(lambda: children.deployment(namespace))
 
 
-def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Path):
+def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Operator):
     namespace.create(**SMALL, quantization="int8")
-    eventually(lambda: reason(namespace) == "NotSupportedYet", operator)
+    operator.until(lambda: reason(namespace) == "NotSupportedYet")
     assert condition(namespace, "Stalled")["status"] == "True"
     assert not namespace.kubectl("get", "deployments", "-o", "name")
 
 
-def test_the_runtimes_last_words_reach_the_resource(namespace: Namespace, operator: Path):
-    namespace.create(**SMALL)
-    template = eventually(lambda: child(namespace, "deployment"), operator)["spec"]["template"]
-    metadata = {**template["metadata"], "name": "chat-1"}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**template["spec"], "nodeName": "n1"}}
-    namespace.kubectl("create", "-f", "-", input=json.dumps(pod))
+def test_the_runtimes_last_words_reach_the_resource(created: Namespace, operator: Operator):
+    children.make_pod(created)
     ended = {"exitCode": 10, "reason": "Error", "message": "ModelNotFound: the hub has no repository x/y"}
-    container = {"name": "runtime", "image": "x", "imageID": "", "ready": False, "restartCount": 1, "state": {"terminated": ended}}
-    status = json.dumps({"status": {"phase": "Running", "containerStatuses": [container]}})
-    namespace.kubectl("patch", "pod", "chat-1", "--subresource=status", "--type=merge", "-p", status)
-    eventually(lambda: reason(namespace) == "ModelNotFound", operator)
-    failure = namespace.get()["status"]["lastFailure"]
+    children.set_container(created, {"terminated": ended})
+    operator.until(lambda: reason(created) == "ModelNotFound")
+    failure = created.get()["status"]["lastFailure"]
     assert (failure["pod"], failure["exitCode"]) == ("chat-1", 10)
     assert "the hub has no repository x/y" in failure["message"]
+
+
+def test_failing_again_in_the_same_way_writes_nothing(created: Namespace, operator: Operator):
+    children.make_pod(created)
+    ended = {"exitCode": 1, "reason": "Error", "message": "CrashLoop: ValueError: no"}
+    children.set_container(created, {"terminated": ended})
+    operator.until(lambda: reason(created) == "CrashLoop")
+    time.sleep(1)
+    before = created.get()["metadata"]["resourceVersion"]
+    waiting = {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}
+    for state in ({"waiting": waiting}, {"running": {}}, {"terminated": ended}, {"waiting": waiting | {"message": "back-off 40s"}}):
+        children.set_container(created, state, last_state={"terminated": ended})
+        time.sleep(0.5)
+    assert created.get()["metadata"]["resourceVersion"] == before
+
+
+class Runtime(BaseHTTPRequestHandler):
+    """What a runtime answers while it loads."""
+
+    body: dict[str, str]
+
+    def do_GET(self) -> None:
+        content = json.dumps(self.body).encode()
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def loading_runtime(address: str) -> Iterator[type[Runtime]]:
+    handler = type("Handler", (Runtime,), {"body": {"status": "starting", "reason": "Loading", "progress": "loading 10 %"}})
+    server = ThreadingHTTPServer((address, 8000), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield handler
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator: Operator):
+    address = "127.0.53.7"
+    with loading_runtime(address) as runtime:
+        children.make_pod(created)
+        children.set_container(created, {"running": {}}, podIP=address, podIPs=[{"ip": address}])
+        operator.until(lambda: reason(created) == "Loading")
+        assert created.get()["status"]["progress"] == "loading 10 %"
+        assert condition(created, "ModelLoaded")["reason"] == "Loading"
+        for percent in range(20, 60):
+            runtime.body = runtime.body | {"progress": f"loading {percent} %"}
+            time.sleep(0.1)
+        operator.until(lambda: created.get()["status"]["progress"] == "loading 59 %")
+        runtime.body = {"status": "starting", "reason": "WarmingUp", "progress": "warming up"}
+        operator.until(lambda: reason(created) == "WarmingUp")
+        children.finish_rollout(created)
+        operator.until(lambda: reason(created) == "Ready")
+        assert "progress" not in created.get()["status"]
+
+
+def test_one_event_for_each_transition(created: Namespace, operator: Operator):
+    children.make_pod(created)
+    ended = {"exitCode": 10, "reason": "Error", "message": "ModelNotFound: the hub has no repository x/y"}
+    for _ in range(3):
+        children.set_container(created, {"terminated": ended})
+        children.set_container(created, {"running": {}}, last_state={"terminated": ended})
+    operator.until(lambda: reason(created) == "ModelNotFound")
+    children.finish_rollout(created)
+    operator.until(lambda: reason(created) == "Ready")
+    events = operator.until(lambda: [event for event in events_of(created) if "Ready" in [found["reason"] for found in events_of(created)]])
+    assert [event["reason"] for event in events] == ["Pending", "ModelNotFound", "Ready"]
+    assert [event["type"] for event in events] == ["Normal", "Warning", "Normal"]
+    described = created.kubectl("describe", "mdep", "chat")
+    assert "the hub has no repository x/y" in described.split("Events:")[1]
+
+
+def events_of(namespace: Namespace) -> list[dict[str, Any]]:
+    found = json.loads(namespace.kubectl("get", "events.events.k8s.io", "-o", "json"))["items"]
+    return sorted(found, key=lambda event: event["eventTime"])
+
+
+def test_health_and_metrics(created: Namespace, operator: Operator):
+    url = f"http://127.0.0.1:{operator.port}"
+    operator.until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+    assert httpx.get(f"{url}/livez").status_code == 200
+    text = httpx.get(f"{url}/metrics").text
+    assert "jitney_operator_leader 1.0" in text
+    assert 'jitney_operator_writes_total{what="Deployment"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("profiles: {cpu: {memory: lots}}", "profile cpu: memory"),
+        ("profile: {}", "unknown field profile"),
+        ("profiles: {cpu: {memory: 1Gi, gpu: 2}}", "profile cpu: unknown field gpu"),
+        ("profiles: {a: {memory: 1Gi}}\ndefaultProfile: b", "defaultProfile b is not one of the profiles: a"),
+        ("[", "cannot be read"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_ends_it_with_a_sentence(tmp_path: Path, plane: ControlPlane, config: str, said: str):
+    file = tmp_path / "config.yaml"
+    file.write_text(config)
+    operator = Operator(plane.kubeconfig, "default", tmp_path / "log", JITNEY_CONFIG=str(file))
+    with operator:
+        assert operator.process.wait(20) == 2
+    assert said in operator.log.read_text()

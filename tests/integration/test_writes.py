@@ -1,56 +1,22 @@
-"""How often the operator writes, counted by the API server's audit log."""
+"""How often the operator asks and writes, counted by the API server's audit log and by a proxy in between."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from cluster import ports
 from cluster.control_plane import ControlPlane
+from support import children
 from support.namespaces import Namespace
+from support.operator import Operator
+from support.proxy import GONE, Proxy, Seen, Stream
 
-OPERATOR = Path(__file__).parents[2] / "operator"
-SECONDS = 20
-
-
-class Operator:
-    """One process, for the length of a with block."""
-
-    def __init__(self, plane: ControlPlane, namespace: str, log: Path) -> None:
-        # A lease of its own: an operator of another test may still hold the usual one.
-        self.environment = {
-            "PYTHONPATH": str(OPERATOR),
-            "KUBECONFIG": str(plane.kubeconfig),
-            "JITNEY_HTTP_PORT": str(ports.free(1)[0]),
-            "JITNEY_NAMESPACE": namespace,
-            "JITNEY_WATCH_NAMESPACES": namespace,
-        }
-        self.log = log
-
-    def __enter__(self) -> Operator:
-        with self.log.open("a") as file:
-            command = [sys.executable, "-m", "jitney_operator"]
-            self.process = subprocess.Popen(command, env=os.environ | self.environment, stdout=file, stderr=file)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        assert self.process.wait(20) == 0, self.log.read_text()
-
-    def until(self, look: Callable[[], bool]) -> None:
-        end = time.monotonic() + SECONDS
-        while not look():
-            assert time.monotonic() < end, self.log.read_text()[-3000:]
-            time.sleep(0.2)
+SMALL = {"model": "smollm2-instruct", "size": "0.135"}
 
 
 def writes(plane: ControlPlane, namespace: str) -> list[str]:
-    """Verb and path of what the operator wrote there; its lease does not count."""
+    """Verb and path of what the operator wrote there; its lease and Events do not count."""
     events = [json.loads(line) for line in plane.audit_log.read_text().splitlines()]
     return [
         f"{event['verb']} {event['requestURI']}"
@@ -58,20 +24,63 @@ def writes(plane: ControlPlane, namespace: str) -> list[str]:
         if event.get("userAgent") == "jitney-operator"
         and event["verb"] in ("create", "update", "patch", "delete")
         and event.get("objectRef", {}).get("namespace") == namespace
-        and event["objectRef"].get("resource") != "leases"
+        and event["objectRef"].get("resource") not in ("leases", "events")
     ]
 
 
+def versions(namespace: Namespace) -> dict[str, str]:
+    """The resourceVersion of every resource and child."""
+    found = json.loads(namespace.kubectl("get", "mdep,deployments,services", "-o", "json"))["items"]
+    return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in found}
+
+
 def test_few_writes_to_ready_and_none_after_a_restart(plane: ControlPlane, namespace: Namespace, tmp_path: Path):
-    with Operator(plane, namespace.name, tmp_path / "log") as operator:
-        namespace.create(model="smollm2-instruct", size="0.135")
-        operator.until(lambda: bool(namespace.kubectl("get", "deployments", "-o", "name")))
-        status = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 1}
-        namespace.kubectl("patch", "deployment", "chat", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL)
+        operator.until(lambda: children.deployment(namespace))
+        children.finish_rollout(namespace)
         operator.until(lambda: namespace.get()["status"]["reason"] == "Ready")
-    before, made = namespace.get()["metadata"]["resourceVersion"], writes(plane, namespace.name)
+    before, made = versions(namespace), writes(plane, namespace.name)
+    assert len(before) == 3
     assert 3 <= len(made) <= 8, made
-    with Operator(plane, namespace.name, tmp_path / "log"):
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log"):
         time.sleep(5)
-    assert namespace.get()["metadata"]["resourceVersion"] == before
+    assert versions(namespace) == before
     assert writes(plane, namespace.name) == made
+
+
+def test_a_look_at_what_is_as_it_should_be_asks_nothing_and_a_resync_lists_each_kind_once(
+    plane: ControlPlane, namespace: Namespace, tmp_path: Path
+):
+    names = [f"chat-{number}" for number in range(20)]
+    with Proxy(plane, tmp_path) as proxy, Operator(proxy.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        for name in names:
+            namespace.create(name, **SMALL)
+        operator.until(lambda: all(namespace.get(name)["status"]["observedGeneration"] == 1 for name in names), 60)
+        time.sleep(1)
+        begun = time.monotonic()
+        # Something that concerns nobody's spec: every resource is looked at, and nothing has to be done.
+        namespace.kubectl("annotate", "deployments", "--all", "team.example/seen=yes")
+        time.sleep(3)
+        assert [str(seen) for seen in proxy.since(begun) if seen.plural != "leases"] == []
+        begun = time.monotonic()
+        proxy.rule = gone_for_services()
+        proxy.cut("services")
+        operator.until(lambda: {seen.plural for seen in proxy.since(begun) if seen.lists} >= {"pods", "modeldeployments"})
+        time.sleep(2)
+        lists = [seen.plural for seen in proxy.since(begun) if seen.lists]
+        assert sorted(lists) == ["deployments", "modeldeployments", "pods", "services", "services"], "the watch's own and one for each kind"
+        assert not [str(seen) for seen in proxy.since(begun) if seen.writes]
+
+
+def gone_for_services():
+    """Once: the server no longer knows where the watch of Services was, and it is listed anew."""
+    told: list[Seen] = []
+
+    def rule(seen: Seen) -> Stream | None:
+        if not seen.watches or seen.plural != "services" or told:
+            return None
+        told.append(seen)
+        return GONE
+
+    return rule

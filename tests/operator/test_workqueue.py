@@ -45,3 +45,37 @@ async def test_delays_double_and_are_forgotten():
     assert delays[0] < 0.13 < 0.6 < delays[3]
     queue.forget(A)
     assert queue.retry(A) < 0.13
+
+
+async def test_of_several_delays_the_earliest_counts_and_a_burst_is_one_look():
+    queue = WorkQueue()
+    queue.add_after(A, 30)
+    for _ in range(100):
+        queue.add_after(A, 0.02)
+        await asyncio.sleep(0.0001)
+    assert await asyncio.wait_for(queue.take(), 1) == A
+    queue.done(A)
+    await asyncio.sleep(0.05)
+    assert len(queue) == 0
+
+
+async def test_a_look_answers_what_waits_for_a_timer_but_not_what_is_asked_for_meanwhile():
+    queue = WorkQueue()
+    queue.add_after(A, 0.02)
+    queue.add(A)
+    await queue.take()
+    queue.add_after(A, 0.01)
+    queue.done(A)
+    assert await asyncio.wait_for(queue.take(), 1) == A
+    queue.done(A)
+    await asyncio.sleep(0.05)
+    assert len(queue) == 0
+
+
+async def test_of_several_workers_each_gets_a_key():
+    queue = WorkQueue()
+    workers = [asyncio.create_task(queue.take()) for _ in range(2)]
+    await asyncio.sleep(0)
+    queue.add(A)
+    queue.add(B)
+    assert set(await asyncio.wait_for(asyncio.gather(*workers), 1)) == {A, B}

@@ -55,4 +55,7 @@ app.kubernetes.io/part-of: jitney
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
 {{- end }}

@@ -1,0 +1,70 @@
+"""Asks loading pods how far they are: `GET /readyz` of the runtime, which tells it from the first second on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+
+from jitney_operator.api import PORT, Key
+from jitney_operator.conditions import LOADING, Progress
+from jitney_operator.observed import Pod
+from jitney_operator.store import Store
+from jitney_operator.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 1.0
+# Whether a pod answers is no secret to wait for: the next round asks again.
+TIMEOUT = 1.0
+AT_ONCE = 32
+
+
+class Scrape:
+    """Main loop only. `progress` is what the newest round heard; a change queues the resource."""
+
+    def __init__(self, store: Store, queue: WorkQueue, leading: Callable[[], bool], port: int = PORT) -> None:
+        self._store, self._queue, self._leading, self._port = store, queue, leading, port
+        self._heard: dict[Key, Progress] = {}
+
+    def progress(self, key: Key) -> Progress | None:
+        return self._heard.get(key)
+
+    async def run(self) -> None:
+        """For ever."""
+        connector = aiohttp.TCPConnector(limit=AT_ONCE)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as session:
+            while True:
+                if self._leading():
+                    await self._round(session)
+                await asyncio.sleep(PERIOD)
+
+    async def _round(self, session: aiohttp.ClientSession) -> None:
+        loading = self._store.loading()
+        answers = await asyncio.gather(*(self._ask(session, pod) for pod in loading.values()))
+        heard = {key: answer for key, answer in zip(loading, answers, strict=True) if answer}
+        changed = [key for key in heard.keys() | self._heard.keys() if heard.get(key) != self._heard.get(key)]
+        self._heard = heard
+        for key in changed:
+            self._queue.add(key)
+
+    async def _ask(self, session: aiohttp.ClientSession, pod: Pod) -> Progress | None:
+        host = f"[{pod.address}]" if pod.address and ":" in pod.address else pod.address
+        try:
+            async with session.get(f"http://{host}:{self._port}/readyz") as response:
+                return _read(json.loads(await response.content.read(4096)))
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            # Its server is not up yet, or no route leads there from where this runs; conditions do without.
+            logger.debug("%s does not answer: %s", pod.name, error)
+            return None
+
+
+def _read(body: Any) -> Progress | None:
+    """None for anything but a runtime on its way: the pod's image may be somebody's own."""
+    if not isinstance(body, dict) or body.get("status") != "starting" or body.get("reason") not in LOADING:
+        return None
+    return Progress(body["reason"], str(body.get("progress", ""))[:256])

@@ -1,0 +1,77 @@
+"""Every write to children, status and Events. None starts unless the lease is held at that moment.
+
+Server-side apply with one field manager for children and one for the status (KEP-555).
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from jitney_operator.api import API_VERSION, KIND, LABEL, MANAGER, PLURAL, STATUS_MANAGER, Json, ModelDeployment
+from jitney_operator.cluster import WATCHED, Cluster
+from jitney_operator.errors import ClusterError, NotLeading, Rejected
+from jitney_operator.lease import Lease
+from jitney_operator.metrics import Metrics
+
+_APPLY = "application/apply-patch+yaml"
+
+
+class Writer:
+    """Answers are the objects as the server holds them now."""
+
+    def __init__(self, cluster: Cluster, lease: Lease, metrics: Metrics) -> None:
+        self._cluster, self._lease, self._metrics = cluster, lease, metrics
+
+    async def apply(self, child: Json, owner: ModelDeployment, live: Json | None) -> Json:
+        """Make the child so; Rejected with NameConflict when the name is somebody else's."""
+        path = _path(child)
+        live = live or await self._cluster.get(path)
+        if live is None:
+            return await self._patch(path, child, MANAGER, child["kind"], force=False)
+        _refuse_foreign(live, child, owner)
+        # uid and resourceVersion: a writer that read something older gets 409 instead of undoing newer work.
+        guard = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
+        return await self._patch(path, {**child, "metadata": child["metadata"] | guard}, MANAGER, child["kind"], force=True)
+
+    async def report(self, mdep: ModelDeployment, status: Json) -> Json:
+        """Write the status, all of it; what is not in it any more is removed."""
+        metadata = {"name": mdep.name, "namespace": mdep.key.namespace, "uid": mdep.uid}
+        path = f"/apis/{API_VERSION}/namespaces/{mdep.key.namespace}/{PLURAL}/{mdep.name}/status"
+        body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "status": status}
+        return await self._patch(path, body, STATUS_MANAGER, "status", force=True)
+
+    async def record(self, event: Json) -> None:
+        """Post an Event."""
+        self._require_lease()
+        await self._cluster.request("POST", f"/apis/events.k8s.io/v1/namespaces/{event['metadata']['namespace']}/events", event)
+        self._metrics.writes.labels("Event").inc()
+
+    async def _patch(self, path: str, body: Json, manager: str, what: str, *, force: bool) -> Json:
+        self._require_lease()
+        query = urlencode({"fieldManager": manager, "force": str(force).lower()})
+        answer = await self._cluster.request("PATCH", f"{path}?{query}", body, content=_APPLY)
+        self._metrics.writes.labels(what).inc()
+        return answer
+
+    def _require_lease(self) -> None:
+        """Asked right before each request: a process that was stopped for a while wakes up in the middle of a reconcile."""
+        if not self._lease.mine:
+            raise NotLeading
+
+
+def _path(child: Json) -> str:
+    group, plural = WATCHED[child["kind"]]
+    return f"{group}/namespaces/{child['metadata']['namespace']}/{plural}/{child['metadata']['name']}"
+
+
+def _refuse_foreign(live: Json, child: Json, owner: ModelDeployment) -> None:
+    """Ours by owner, or labelled ours and without an owner: then it is adopted."""
+    controllers = [reference for reference in live["metadata"].get("ownerReferences", []) if reference.get("controller")]
+    if any(reference["uid"] == owner.uid for reference in controllers):
+        return
+    if any((reference["kind"], reference["name"]) == (KIND, owner.name) for reference in controllers):
+        raise ClusterError(409, f"the {child['kind']} of an earlier ModelDeployment of this name is still being removed")
+    if not controllers and live["metadata"].get("labels", {}).get(LABEL) == owner.name:
+        return
+    what = f"A {child['kind']} named {owner.name} exists in this namespace and is not ours"
+    raise Rejected("NameConflict", f"{what}; remove it or give this ModelDeployment another name.")

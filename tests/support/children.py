@@ -1,0 +1,44 @@
+"""What the controllers and kubelets of a real cluster would write, written by hand: the tests' API server has neither."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from support.namespaces import Namespace
+
+
+def deployment(namespace: Namespace, name: str = "chat") -> dict[str, Any]:
+    return dict(json.loads(namespace.kubectl("get", "deployment", name, "-o", "json")))
+
+
+def service(namespace: Namespace, name: str = "chat") -> dict[str, Any]:
+    return dict(json.loads(namespace.kubectl("get", "service", name, "-o", "json")))
+
+
+def finish_rollout(namespace: Namespace, name: str = "chat") -> None:
+    """As the Deployment controller says it once every wanted pod is there and ready."""
+    seen = deployment(namespace, name)
+    count = seen["spec"]["replicas"]
+    status: dict[str, Any] = {"observedGeneration": seen["metadata"]["generation"], "replicas": count, "updatedReplicas": count}
+    status |= {"readyReplicas": count, "availableReplicas": count}
+    _patch_status(namespace, "deployment", name, status)
+
+
+def make_pod(namespace: Namespace, pod: str = "chat-1", name: str = "chat") -> None:
+    """A pod of the Deployment's current template, placed on a node."""
+    template = deployment(namespace, name)["spec"]["template"]
+    metadata = {**template["metadata"], "name": pod}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**template["spec"], "nodeName": "n1"}}
+    namespace.kubectl("create", "-f", "-", input=json.dumps(body))
+
+
+def set_container(namespace: Namespace, state: dict[str, Any], pod: str = "chat-1", **more: Any) -> None:
+    """The state of the pod's container, as the kubelet writes it; `more` goes into the pod's status."""
+    last = {"lastState": more.pop("last_state")} if "last_state" in more else {}
+    container = {"name": "runtime", "image": "x", "imageID": "", "ready": False, "restartCount": 1, "state": state, **last}
+    _patch_status(namespace, "pod", pod, {"phase": "Running", "containerStatuses": [container], **more})
+
+
+def _patch_status(namespace: Namespace, kind: str, name: str, status: dict[str, Any]) -> None:
+    namespace.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))

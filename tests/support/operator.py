@@ -1,0 +1,66 @@
+"""The operator as its own process, and waiting for what it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from cluster import ports
+
+OPERATOR = Path(__file__).parents[2] / "operator"
+SECONDS = 20.0
+T = TypeVar("T")
+
+
+class Operator:
+    """One process for the length of a with block. It watches `namespace` only and has its lease there, so that tests do not meet."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, log: Path, identity: str = "operator", **environment: str) -> None:
+        self.log = log
+        self.port = ports.free(1)[0]
+        self._environment = {
+            "PYTHONPATH": str(OPERATOR),
+            "KUBECONFIG": str(kubeconfig),
+            "JITNEY_HTTP_PORT": str(self.port),
+            "JITNEY_NAMESPACE": namespace,
+            "JITNEY_POD_NAME": identity,
+            "JITNEY_WATCH_NAMESPACES": namespace,
+            **environment,
+        }
+
+    def __enter__(self) -> Operator:
+        with self.log.open("a") as file:
+            command = [sys.executable, "-m", "jitney_operator"]
+            self.process = subprocess.Popen(command, env=os.environ | self._environment, stdout=file, stderr=file)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends with 0 on SIGTERM; one that was killed before is only collected."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            assert self.process.wait(20) == 0, self.log.read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def until(self, look: Callable[[], T], seconds: float = SECONDS) -> T:
+        """What `look` gives once it is true; the operator's log when it never is."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                seen = look()
+            except RuntimeError:
+                # kubectl: what is asked for is not there yet.
+                seen = None
+            if seen:
+                return seen
+            assert time.monotonic() < end, f"not within {seconds:.0f} s; the operator said:\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.1)

@@ -1,24 +1,28 @@
 # The throwaway Kubernetes of this machine, and what is shown and tested on it; the Makefile includes this file.
-.PHONY: cluster-up cluster-down images kubeconfig demo demo-down e2e chart-crd
+.PHONY: prerequisites cluster-up cluster-down images kubeconfig demo demo-down e2e chart-crd
 
-cluster-up: setup ## start a throwaway Kubernetes on this machine, with our images in it (needs root)
+# Before anything is downloaded or built: what only a person can give, missing in one sentence.
+prerequisites:
+	@python3 -m cluster.machine
+
+cluster-up: prerequisites setup ## start a throwaway Kubernetes on this machine, with our images in it (needs root)
 	@$(RUN)python -m cluster up
 
 cluster-down: setup ## stop it and remove what it left; built images stay cached
 	@$(RUN)python -m cluster down
 
-images: setup ## build the images that changed, give them to the cluster, print their names
+images: prerequisites setup ## build the images that changed, give them to the cluster, print their names
 	@$(RUN)python -m cluster images
 
 kubeconfig: setup ## print only the path of the cluster's kubeconfig
 	@$(RUN)python -m cluster kubeconfig
 
-demo: setup ## the main job from nothing: cluster, images, chart, a model, 16 chats at once
+demo: prerequisites setup ## the main job from nothing: cluster, images, chart, a model, 16 chats at once
 	@$(RUN)python e2e/demo.py
 
 demo-down: cluster-down ## stop the demo's cluster and remove what it left
 
-e2e: setup ## the cluster suite
+e2e: prerequisites setup ## the cluster suite
 	@$(RUN)pytest e2e/tests
 
 chart-crd: ## copy the resource's definition into the chart

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from cluster import binaries, machine, network, state
-from cluster.binaries import cache_folder, program
+from cluster.binaries import program
 from cluster.containerd import RUN, unmount_below
 from cluster.control_plane import ControlPlane
 from cluster.images import LIBRARY, OURS, PAUSE_IMAGE, REPOSITORY, Builder, Image
@@ -49,7 +49,7 @@ class LocalCluster:
 
     def start(self) -> None:
         """A running cluster: the one that is there when this checkout started it, else a new one."""
-        machine.check(images_cached=(cache_folder() / "containerd").is_dir())
+        machine.check()
         binaries.build()
         with state.lock():
             owner = state.recorded()

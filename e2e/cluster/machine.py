@@ -1,4 +1,7 @@
-"""What this machine must have before anything is built; what apt can bring is brought."""
+"""What this machine must have before anything is built; what apt can bring is brought.
+
+Standard library only: `make` asks it before any Python environment exists.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from cluster.binaries import cache_folder, go_command
@@ -32,13 +36,18 @@ class NotReady(RuntimeError):
     """The machine lacks something that only a person can give; the message is one sentence."""
 
 
-def check(*, images_cached: bool) -> None:
+def check() -> None:
     """NotReady for the first thing that is missing; installs packages when they are all that is."""
+    check_what_only_a_person_can_give()
+    _install_packages()
+
+
+def check_what_only_a_person_can_give() -> None:
+    """NotReady for the first thing that is missing; changes nothing."""
     _check_root()
     _check_cgroups()
     _check_go()
-    _check_disk(images_cached)
-    _install_packages()
+    _check_disk()
 
 
 def _check_root() -> None:
@@ -61,10 +70,11 @@ def _check_go() -> None:
         raise NotReady(f"Go 1.26 or newer is needed to build Kubernetes and this is {text.strip()!r}: install it from go.dev/dl")
 
 
-def _check_disk(images_cached: bool) -> None:
-    wanted = DISK_GIGABYTES if not images_cached else 5
+def _check_disk() -> None:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
+    # With the images there, most of what is needed is in use already.
+    wanted = 5 if (folder / "containerd").is_dir() else DISK_GIGABYTES
     free = shutil.disk_usage(folder).free / 1e9
     if free < wanted:
         raise NotReady(f"{wanted} GB of free disk are needed at {folder} and {free:.0f} GB are there: free some, or set JITNEY_CACHE")
@@ -94,3 +104,11 @@ def _keep_system_containerd_quiet() -> None:
     """Debian starts its containerd when it is installed; ours is another one, and nobody asked for that."""
     if shutil.which("systemctl"):
         subprocess.run(["systemctl", "disable", "--now", "containerd"], capture_output=True, check=False)
+
+
+if __name__ == "__main__":
+    try:
+        if (os.environ.get("JITNEY_CLUSTER") or "local") == "local":
+            check_what_only_a_person_can_give()
+    except NotReady as error:
+        sys.exit(f"error: {error}")

@@ -57,6 +57,8 @@ def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]
     yield name
     if request.node.stash.get(OUTCOME, False):
         print(f"\n=== {name}\n{kubectl.picture(name)}\n=== the operator\n{kubectl.picture(installation.NAMESPACE)}")
+    # Pods first: the namespace controller looks again only after half of their grace periods.
+    kubectl("delete", "mdep", "--all", "-n", name, "--cascade=foreground", "--timeout=120s")
     kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")
     kubectl("delete", "pv", f"{model_claim.CLAIM}-{name}", "--ignore-not-found")
 

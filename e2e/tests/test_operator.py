@@ -49,7 +49,7 @@ def test_scale_and_suspend(smollm2: str, kubectl: Kubectl, namespace: str) -> No
 
 def test_the_way_to_ready_is_told(apply, model: str, kubectl: Kubectl, namespace: str) -> None:
     """Loading and warming up are seen on the resource, and every state is an Event."""
-    apply("told", model=model)
+    apply("told", model=model, rollout={"drainSeconds": 1})
     states = list(resource.states(kubectl, "told", 180, namespace))
     print("", *states, sep="\n")
     assert [state.reason for state in states][-1] == "Ready"

@@ -41,6 +41,11 @@ class Pod:
         return not self.leaving and self.condition("Ready").get("status") == "True"
 
     @property
+    def process(self) -> str:
+        """The same as long as the container's process is."""
+        return f"{self.name}/{self.container.get('containerID', '')}/{self.container.get('restartCount', 0)}"
+
+    @property
     def starting(self) -> bool:
         """Its runtime runs, can be asked, and is not ready."""
         return bool(self.address) and "running" in self.container.get("state", {}) and not self.leaving and not self.ready

@@ -33,8 +33,8 @@ class Resolved:
 
     def echo(self, spec: Spec) -> Json:
         """status.resolved"""
-        found: Json = {"repository": self.reference, "image": self.image, "profile": self.profile.name, "device": self.device}
-        found["gpus"] = self.profile.gpus
+        found: Json = {"servedModelName": spec.served_model_name, "repository": self.reference, "image": self.image}
+        found |= {"profile": self.profile.name, "device": self.device, "gpus": self.profile.gpus}
         if spec.revision:
             found["revision"] = spec.revision
         if self.model:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -24,15 +25,24 @@ TIMEOUT = 1.0
 AT_ONCE = 32
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What one process of a pod said of itself."""
+
+    process: str
+    progress: Progress
+
+
 class Scrape:
     """Main loop only. `progress` is what the newest round heard; a change queues the resource."""
 
     def __init__(self, store: Store, queue: WorkQueue, leading: Callable[[], bool], port: int = PORT) -> None:
         self._store, self._queue, self._leading, self._port = store, queue, leading, port
-        self._heard: dict[Key, Progress] = {}
+        self._heard: dict[Key, Heard] = {}
 
     def progress(self, key: Key) -> Progress | None:
-        return self._heard.get(key)
+        heard = self._heard.get(key)
+        return heard.progress if heard else None
 
     async def run(self) -> None:
         """For ever."""
@@ -46,11 +56,20 @@ class Scrape:
     async def _round(self, session: aiohttp.ClientSession) -> None:
         loading = self._store.loading()
         answers = await asyncio.gather(*(self._ask(session, pod) for pod in loading.values()))
-        heard = {key: answer for key, answer in zip(loading, answers, strict=True) if answer}
+        heard = {
+            key: found for (key, pod), answer in zip(loading.items(), answers, strict=True) if (found := self._newest(key, pod, answer))
+        }
         changed = [key for key in heard.keys() | self._heard.keys() if heard.get(key) != self._heard.get(key)]
         self._heard = heard
         for key in changed:
             self._queue.add(key)
+
+    def _newest(self, key: Key, pod: Pod, answer: Progress | None) -> Heard | None:
+        """A process too busy to answer is where it was before; another one begins anew."""
+        if answer is not None:
+            return Heard(pod.process, answer)
+        before = self._heard.get(key)
+        return before if before and before.process == pod.process else None
 
     async def _ask(self, session: aiohttp.ClientSession, pod: Pod) -> Progress | None:
         host = f"[{pod.address}]" if pod.address and ":" in pod.address else pod.address
@@ -65,6 +84,10 @@ class Scrape:
 
 def _read(body: Any) -> Progress | None:
     """None for anything but a runtime on its way: the pod's image may be somebody's own."""
-    if not isinstance(body, dict) or body.get("status") != "starting" or body.get("reason") not in LOADING:
+    if not isinstance(body, dict):
+        return None
+    if body.get("status") == "ready":
+        return Progress("WarmingUp", "waiting for the readiness probe")
+    if body.get("status") != "starting" or body.get("reason") not in LOADING:
         return None
     return Progress(body["reason"], str(body.get("progress", ""))[:256])

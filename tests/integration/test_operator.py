@@ -52,6 +52,7 @@ def test_children_and_a_true_status(created: Namespace, operator: Operator):
     assert children.service(created)["spec"]["ports"][0]["port"] == 80
     status = operator.until(lambda: created.get()["status"]["observedGeneration"] == 1 and created.get()["status"])
     assert (status["ready"], status["reason"]) == ("0/1", "Pending")
+    assert status["resolved"]["servedModelName"] == "chat"
     assert status["resolved"]["repository"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert condition(created, "Accepted")["status"] == "True"
 
@@ -215,6 +216,9 @@ def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator:
         operator.until(lambda: created.get()["status"]["progress"] == "loading 59 %")
         runtime.body = {"status": "starting", "reason": "WarmingUp", "progress": "warming up"}
         operator.until(lambda: reason(created) == "WarmingUp")
+        runtime.body = {"status": "ready"}
+        operator.until(lambda: created.get()["status"]["progress"] == "waiting for the readiness probe")
+        assert reason(created) == "WarmingUp"
         children.finish_rollout(created)
         operator.until(lambda: reason(created) == "Ready")
         assert "progress" not in created.get()["status"]

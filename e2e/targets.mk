@@ -23,7 +23,7 @@ demo: prerequisites setup ## the main job from nothing: cluster, images, chart, 
 demo-down: cluster-down ## stop the demo's cluster and remove what it left
 
 e2e: prerequisites setup ## the cluster suite
-	@$(RUN)pytest e2e/tests
+	@$(RUN)pytest -v -s e2e/tests
 
 chart-crd: ## copy the resource's definition into the chart
 	@cp crds/serving.jitney.dev_modeldeployments.yaml charts/jitney/files/

@@ -18,6 +18,7 @@ RULES = (
     ("filter", "FORWARD", ("-s", POD_RANGE, "-j", "ACCEPT")),
     ("filter", "FORWARD", ("-d", POD_RANGE, "-j", "ACCEPT")),
 )
+KUBELET_CHAIN = "KUBE-FIREWALL"
 COMMENT = ("-m", "comment", "--comment", "jitney throwaway cluster")
 
 
@@ -37,10 +38,23 @@ def remove(folder: Path) -> None:
     for table, chain, rule in RULES:
         while _succeeds("iptables", "-w", "-t", table, "-D", chain, *rule, *COMMENT):
             pass
+    for tool in ("iptables", "ip6tables"):
+        _remove_kubelet_chain(tool)
     _succeeds("ip", "link", "delete", BRIDGE)
     before = folder / "ip_forward"
     if before.is_file():
         FORWARDING.write_text(before.read_text())
+
+
+def _remove_kubelet_chain(tool: str) -> None:
+    """The kubelet leaves an empty chain behind. One that holds rules is another kubelet's."""
+    shown = subprocess.run([tool, "-w", "-S", KUBELET_CHAIN], capture_output=True, text=True, check=False)
+    if shown.stdout.split() != ["-N", KUBELET_CHAIN]:
+        return
+    for chain in ("INPUT", "OUTPUT"):
+        while _succeeds(tool, "-w", "-D", chain, "-j", KUBELET_CHAIN):
+            pass
+    _succeeds(tool, "-w", "-X", KUBELET_CHAIN)
 
 
 def write_cni(folder: Path) -> None:

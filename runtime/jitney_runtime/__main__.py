@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
+from typing import TYPE_CHECKING
 
-from jitney_runtime.server.lifecycle import Lifecycle
-from jitney_runtime.server.state import ServerState, Serving
 from jitney_runtime.settings import parse_settings
+
+if TYPE_CHECKING:
+    from jitney_runtime.server.state import ServerState, Serving
 
 
 def load_model(state: ServerState) -> Serving:
     """On the loading thread. torch and transformers are imported here: that takes seconds, and /readyz answers meanwhile."""
     from jitney_runtime.engine.async_engine import AsyncEngine
     from jitney_runtime.engine.engine import Engine
+    from jitney_runtime.server.state import Serving
     from jitney_runtime.torch_backend.loading import load
 
     loaded = load(state.settings, state.progress)
@@ -24,10 +28,14 @@ def load_model(state: ServerState) -> Serving:
 
 
 def main() -> None:
+    # Process 1 of a container ignores a signal that nobody handles, and the imports below take a second. The event loop takes this over.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = parse_settings(sys.argv[1:], os.environ)
     logging.getLogger().setLevel(settings.log_level.upper())
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    from jitney_runtime.server.lifecycle import Lifecycle
+
     code = asyncio.run(Lifecycle(settings, load_model).run())
     logging.shutdown()
     # A loading thread may still be inside torch, and an interpreter shutdown would wait for it.

@@ -4,8 +4,11 @@ JitneyError
 ├── RequestError              the client's; becomes an HTTP answer
 │   ├── InvalidRequest        400
 │   ├── RequestTooLong        400
+│   ├── ModelUnknown          404
+│   ├── Unauthenticated       401
 │   ├── EngineOverloaded      429 with Retry-After
-│   └── EngineUnavailable     503
+│   ├── EngineFailed          500
+│   └── EngineUnavailable     503 with Retry-After
 └── StartError                the pod's; becomes an exit code and one line in the termination message
     ├── ModelNotFound         10
     ├── Unauthorized          11
@@ -61,6 +64,14 @@ class EngineOverloaded(RequestError):
     code = "overloaded"
     kind = "rate_limit_error"
     retry_after = 1
+
+
+class EngineFailed(RequestError):
+    """The step that computed this request failed."""
+
+    status = 500
+    code = "engine_error"
+    kind = "server_error"
 
 
 class EngineUnavailable(RequestError):

@@ -89,21 +89,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse_settings(arguments: list[str], environment: Mapping[str, str]) -> RuntimeSettings:
-    """Read flags over variables over defaults. A bad value ends the process with 2 and a sentence (SystemExit)."""
+    """Read flags over variables over defaults. A bad value ends the process with 2 and a sentence (SystemExit).
+
+    An empty variable counts as absent, and one that a flag replaces is not looked at.
+    """
     parser = _parser()
     flags = {
         option: action for action in parser._actions for option in action.option_strings if option.startswith("--") and option != "--help"
     }
+    given = {argument.split("=")[0] for argument in arguments}
     from_environment: list[str] = []
     for name, value in environment.items():
         if not name.startswith("JITNEY_") or name in _NOT_FLAGS:
             continue
         flag = "--" + name.removeprefix("JITNEY_").lower().replace("_", "-")
-        if flag in flags:
-            from_environment += [f"{flag}={value}"]
-        else:
+        if flag not in flags:
             logger.warning("the variable %s is unknown and has no effect", name)
-    # Later wins, so flags win over variables.
+        elif value and flag not in given:
+            from_environment.append(f"{flag}={value}")
     found = parser.parse_args(from_environment + arguments)
     values = vars(found)
     values["served_model_name"] = found.served_model_name or found.model.rstrip("/").split("/")[-1]

@@ -2,48 +2,117 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
+
 import pytest
 
-from jitney_runtime.settings import parse_settings
+from jitney_runtime.settings import RuntimeSettings, parse_settings
+
+# One value per flag that is not its default, as written and as read.
+GIVEN: dict[str, tuple[str, object]] = {
+    "model": ("org/some-model", "org/some-model"),
+    "served_model_name": ("chat", "chat"),
+    "revision": ("v2", "v2"),
+    "max_num_seqs": ("3", 3),
+    "max_model_len": ("4096", 4096),
+    "quantization": ("int8", "int8"),
+    "device": ("cuda", "cuda"),
+    "dtype": ("bfloat16", "bfloat16"),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("9000", 9000),
+    "drain_seconds": ("7", 7),
+    "max_waiting": ("9", 9),
+    "token_budget": ("64", 64),
+    "block_size": ("8", 8),
+    "kv_cache_memory": ("2Gi", 2 * 2**30),
+    "kernel": ("plain", "plain"),
+    "termination_log": ("/tmp/why", "/tmp/why"),
+    "log_level": ("debug", "debug"),
+}
+EXPECTED = RuntimeSettings(**{name: value for name, (_, value) in GIVEN.items()})  # type: ignore[arg-type]
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def test_the_table_above_has_every_setting():
+    assert set(GIVEN) == {field.name for field in dataclasses.fields(RuntimeSettings)} - {"api_key"}
+    defaults = parse_settings(["--model", "x/y"], {})
+    assert not [name for name, (_, value) in GIVEN.items() if value == getattr(defaults, name)]
 
 
 def test_defaults():
     settings = parse_settings(["--model", "org/some-model"], {})
-    assert (settings.served_model_name, settings.max_num_seqs, settings.port, settings.quantization) == ("some-model", 16, 8000, "none")
+    assert settings == RuntimeSettings("org/some-model", "some-model")
+    assert (settings.max_num_seqs, settings.quantization, settings.device, settings.dtype) == (16, "none", "auto", "auto")
+    assert (settings.port, settings.revision, settings.max_model_len) == (8000, None, None)
 
 
-def test_variables_are_flags_and_flags_win():
-    variables = {"JITNEY_MODEL": "org/a", "JITNEY_MAX_NUM_SEQS": "3", "JITNEY_PORT": "9", "JITNEY_API_KEY": "secret", "HOME": "/"}
-    settings = parse_settings(["--max-num-seqs", "5"], variables)
-    assert (settings.model, settings.max_num_seqs, settings.port, settings.api_key) == ("org/a", 5, 9, "secret")
+def test_every_setting_is_a_flag():
+    assert parse_settings([word for name, (text, _) in GIVEN.items() for word in (flag(name), text)], {}) == EXPECTED
 
 
-def test_memory_has_units():
-    assert parse_settings(["--model", "a/b", "--kv-cache-memory", "2Gi"], {}).kv_cache_memory == 2 * 2**30
+def test_every_flag_is_a_variable():
+    assert parse_settings([], {f"JITNEY_{name.upper()}": text for name, (text, _) in GIVEN.items()}) == EXPECTED
 
 
-def test_an_unknown_variable_is_a_warning(caplog: pytest.LogCaptureFixture):
-    parse_settings(["--model", "a/b"], {"JITNEY_MAX_SEQS": "3"})
-    assert "JITNEY_MAX_SEQS is unknown" in caplog.text
+@pytest.mark.parametrize("written", [["--max-num-seqs", "5"], ["--max-num-seqs=5"]], ids=["two words", "one word"])
+@pytest.mark.parametrize("variable", ["3", "many"], ids=["another value", "a value that is none"])
+def test_a_flag_wins_over_its_variable(written: list[str], variable: str):
+    assert parse_settings(["--model", "a/b", *written], {"JITNEY_MAX_NUM_SEQS": variable}).max_num_seqs == 5
+
+
+def test_an_empty_variable_is_none():
+    assert parse_settings(["--model", "a/b"], {"JITNEY_REVISION": "", "JITNEY_PORT": "", "JITNEY_API_KEY": ""}) == RuntimeSettings(
+        "a/b", "b"
+    )
+
+
+def test_the_key_is_a_variable_only():
+    assert parse_settings(["--model", "a/b"], {"JITNEY_API_KEY": "secret"}).api_key == "secret"
+    with pytest.raises(SystemExit):
+        parse_settings(["--model", "a/b", "--api-key", "secret"], {})
+
+
+def test_an_unknown_variable_is_a_warning_and_a_known_one_is_not(caplog: pytest.LogCaptureFixture):
+    parse_settings(["--model", "a/b"], {"JITNEY_MAX_SEQS": "3", "JITNEY_PORT": "1", "JITNEY_API_KEY": "k", "HOME": "/"})
+    assert [record.getMessage() for record in caplog.records] == ["the variable JITNEY_MAX_SEQS is unknown and has no effect"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "variables", "said"),
     [
-        ([], "--model"),
-        (["--model", "a/b", "--max-num-seqs", "0"], "whole number from 1 to 1024, not '0'"),
-        (["--model", "a/b", "--max-num-seqs", "1025"], "not '1025'"),
-        (["--model", "a/b", "--max-num-seqs", "many"], "not 'many'"),
-        (["--model", "a/b", "--port", "70000"], "0 to 65535"),
-        (["--model", "a/b", "--quantization", "int3"], "int3"),
-        (["--model", "a/b", "--device", "tpu"], "tpu"),
-        (["--model", "a/b", "--kv-cache-memory", "lots"], "2Gi or 500M"),
-        (["--model", "a/b", "--batching", "yes"], "--batching"),
-        (["--model", "a/b", "--max-num", "3"], "--max-num"),
+        ([], {}, "--model"),
+        (["--model", "a/b", "--max-num-seqs", "0"], {}, "whole number from 1 to 1024, not '0'"),
+        (["--model", "a/b", "--max-num-seqs", "1025"], {}, "not '1025'"),
+        (["--model", "a/b", "--max-num-seqs", "many"], {}, "not 'many'"),
+        (["--model", "a/b", "--port", "70000"], {}, "0 to 65535"),
+        (["--model", "a/b", "--quantization", "int3"], {}, "int3"),
+        (["--model", "a/b", "--device", "tpu"], {}, "tpu"),
+        (["--model", "a/b", "--dtype", "float64"], {}, "float64"),
+        (["--model", "a/b", "--kv-cache-memory", "lots"], {}, "2Gi or 500M"),
+        (["--model", "a/b", "--batching", "yes"], {}, "--batching"),
+        (["--model", "a/b", "--max-num", "3"], {}, "--max-num"),
+        (["--model", "a/b"], {"JITNEY_PORT": "tcp://10.0.0.1:80"}, "--port"),
     ],
 )
-def test_a_bad_flag_ends_with_2_and_names_it(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_a_bad_value_ends_with_2_and_names_the_flag(
+    arguments: list[str], variables: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as ended:
-        parse_settings(arguments, {})
+        parse_settings(arguments, variables)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_process_ends_with_2_at_an_unknown_flag_after_warning_of_an_unknown_variable():
+    command = [sys.executable, "-m", "jitney_runtime", "--model", "a/b", "--batching", "yes"]
+    ended = subprocess.run(command, env=os.environ | {"JITNEY_BATCHING": "yes"}, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "WARNING jitney_runtime.settings: the variable JITNEY_BATCHING is unknown" in ended.stderr
+    # Kubernetes shows the last line.
+    assert ended.stderr.strip().splitlines()[-1] == "jitney-runtime: error: unrecognized arguments: --batching yes"

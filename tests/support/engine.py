@@ -17,12 +17,15 @@ EOS = 0
 class FakeRunner:
     """Keeps what every block holds, as a real cache does, and draws the next token from the whole context it reads back.
 
-    A wrong block, position or stale entry therefore changes the tokens, just as with a model. Optionally each step waits for `gate`.
+    A wrong block, position or stale entry therefore changes the tokens, just as with a model. Tokens under `highest` are drawn, or those of
+    `spoken` one after the other. Optionally each step waits for `gate`.
     """
 
     def __init__(self, block_size: int, vocabulary: int = 997) -> None:
         self.block_size = block_size
-        self.vocabulary = vocabulary
+        self.vocabulary = self.highest = vocabulary
+        self.spoken: list[int] = []
+        self._prompts: dict[str, int] = {}
         self.slots: dict[int, int] = {}
         self.batches: list[ScheduledBatch] = []
         self.gate: threading.Semaphore | None = None
@@ -40,7 +43,10 @@ class FakeRunner:
         for offset, token in enumerate(row.tokens):
             self.slots[self._slot(row, row.start + offset)] = token
         context = [self.slots[self._slot(row, position)] for position in range(row.end)]
-        return next_token(context, self.vocabulary) if row.sample else None
+        if not row.sample:
+            return None
+        answered = row.end - self._prompts.setdefault(row.sequence_id, row.end)
+        return self.spoken[answered % len(self.spoken)] if self.spoken else next_token(context, self.highest)
 
     def _slot(self, row: ScheduledRow, position: int) -> int:
         return row.blocks[position // self.block_size] * self.block_size + position % self.block_size

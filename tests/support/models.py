@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,15 +36,48 @@ _SHAPE = {
 }
 
 
-def tiny_model(kind: str, attention: str, seed: int = 0) -> PreTrainedModel:
+def tiny_model(kind: str, attention: str, seed: int = 0, **shape: int) -> PreTrainedModel:
     """A random float32 model of `kind`; the same weights for the same seed, whatever the attention implementation."""
-    config = AutoConfig.for_model(kind, **(_SHAPE | TINY[kind]))
+    config = AutoConfig.for_model(kind, **(_SHAPE | TINY[kind] | shape))
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     return model.eval().requires_grad_(False)
+
+
+def save_tiny(folder: Path, **shape: int) -> Path:
+    """A tiny Qwen2 with the test model's tokenizer and chat template, as a folder that can be served."""
+    tiny_model("qwen2", "sdpa", **shape).save_pretrained(folder)
+    _add_words(folder)
+    return folder
+
+
+def save_hollow(folder: Path, gigabytes: float) -> Path:
+    """A Llama whose weights file claims `gigabytes` of bfloat16 and takes none on the disk: a hole of zeros behind the header."""
+    hidden = 1024
+    rows = int(gigabytes * 1e9 / 2 / hidden)
+    shape = {"vocab_size": rows, "hidden_size": hidden, "num_hidden_layers": 1, "tie_word_embeddings": True}
+    config = AutoConfig.for_model("llama", **(_SHAPE | shape), dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        names = {name: list(weight.shape) for name, weight in AutoModelForCausalLM.from_config(config).named_parameters()}
+    header, end = {}, 0
+    for name, size in names.items():
+        start, end = end, end + 2 * functools.reduce(int.__mul__, size)
+        header[name] = {"dtype": "BF16", "shape": size, "data_offsets": [start, end]}
+    head = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        file.truncate(8 + len(head) + end)
+    _add_words(folder)
+    return folder
+
+
+def _add_words(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((smollm2_folder() / name).read_bytes())
 
 
 @functools.cache

@@ -27,7 +27,10 @@ ALLOWED_TIES = 0.001
 
 @dataclass(frozen=True)
 class Solo:
-    """A prompt, what `generate` answers alone, and the smallest top-two gap on the way, in standard deviations of the logits."""
+    """A prompt, what `generate` answers alone, and the smallest top-two gap on the way, in standard deviations of the logits.
+
+    The answer is shorter than what was asked for where the model ends its turn.
+    """
 
     prompt: list[int]
     tokens: list[int]
@@ -48,7 +51,6 @@ class Verdict:
 
 def solo_answers(reference: PreTrainedModel, prompts: list[list[int]], count: int) -> list[Solo]:
     config = GenerationConfig(max_new_tokens=count, do_sample=False, output_logits=True, return_dict_in_generate=True)
-    config.eos_token_id = config.pad_token_id = None
     answers = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
@@ -61,9 +63,14 @@ def solo_answers(reference: PreTrainedModel, prompts: list[list[int]], count: in
 
 
 def batched_answers(
-    runner: ModelRunner, prompts: list[list[int]], count: int, *, blocks: int, seed: int, rows: int = 8
+    runner: ModelRunner, prompts: list[list[int]], count: int, *, blocks: int, seed: int, rows: int = 8, shortest: int | None = None
 ) -> tuple[list[list[int]], Engine]:
-    """The same prompts through the engine, arriving in random order and moments, with strangers that are aborted in between."""
+    """The same prompts through the engine, in random order and at random moments.
+
+    Each wants a random number of tokens, `shortest` to `count`, so that rows end at any step, and strangers come in between that are
+    aborted wherever they are. An answer is therefore the beginning of the one that `count` tokens would make.
+    """
+    shortest = count // 3 if shortest is None else shortest
     choose = random.Random(seed)
     block_size = runner.block_size  # type: ignore[attr-defined]
     longest = max(len(prompt) for prompt in prompts) + count
@@ -71,11 +78,12 @@ def batched_answers(
     order = list(range(len(prompts)))
     choose.shuffle(order)
     answers: list[list[int]] = [[] for _ in prompts]
+    wanted = [choose.randint(shortest, count) for _ in prompts]
     strangers = 0
     while order or engine.has_work:
         if order and choose.random() < 0.5:
             number = order.pop()
-            engine.add(make_sequence(str(number), prompts[number], count, ignore_eos=True))
+            engine.add(make_sequence(str(number), prompts[number], wanted[number], ignore_eos=True))
         if order and choose.random() < 0.2:
             strangers += 1
             engine.add(make_sequence(f"stranger-{strangers}", choose.choice(prompts)[::-1], count, ignore_eos=True))
@@ -84,13 +92,15 @@ def batched_answers(
                 answers[int(output.sequence_id)].append(output.token)
         if strangers and choose.random() < 0.3:
             engine.abort(f"stranger-{choose.randint(1, strangers)}")
+    assert [len(tokens) for tokens in answers] == wanted
     return answers, engine
 
 
 def compare(reference: PreTrainedModel, solos: list[Solo], answers: list[list[int]]) -> Verdict:
     verdict, exact = Verdict(), None
     for number, (solo, tokens) in enumerate(zip(solos, answers, strict=True)):
-        if tokens == solo.tokens:
+        shared = min(len(tokens), len(solo.tokens))
+        if shared and tokens[:shared] == solo.tokens[:shared]:
             verdict.equal += 1
             continue
         exact = exact or copy.deepcopy(reference).double()

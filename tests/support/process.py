@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -68,12 +69,14 @@ class RuntimeProcess:
 
 
 @contextmanager
-def running_runtime(folder: Path, *arguments: str, **environment: str) -> Iterator[RuntimeProcess]:
-    """`jitney-runtime` on a free port, its log and termination line in `folder`."""
+def running_runtime(folder: Path, *arguments: str, memory: int | None = None, **environment: str) -> Iterator[RuntimeProcess]:
+    """`jitney-runtime` on a free port, its log and termination line in `folder`. `memory` is what it may allocate and map, in bytes."""
     port = free_port()
     command = [sys.executable, "-m", "jitney_runtime", "--port", str(port), "--termination-log", str(folder / "termination"), *arguments]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment)
+        if memory is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (memory, memory))
         try:
             yield RuntimeProcess(process, f"http://127.0.0.1:{port}", folder)
         finally:

@@ -1,7 +1,7 @@
 """The border between the event loop and the engine's thread.
 
-Event loop: submit, abort, Generation. Engine thread: _loop and everything it calls. They share two things: the command list (under
-`_wake`) and `_pending`, whose single operations are atomic. Outputs cross back as one call_soon_threadsafe per step.
+Event loop: submit, abort, end_all, Generation. Engine thread: _loop and everything it calls. They share two things: the command list
+(under `_wake`) and `_pending`, whose single operations are atomic. Outputs cross back as one call_soon_threadsafe per step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 
 from jitney_runtime.engine.engine import Engine, EngineStats, StepReport
 from jitney_runtime.engine.sequence import FinishReason, SamplingParams, Sequence, TokenOutput
-from jitney_runtime.errors import EngineOverloaded, EngineUnavailable, RequestTooLong
+from jitney_runtime.errors import EngineOverloaded, EngineUnavailable, InvalidRequest, RequestTooLong
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class AsyncEngine:
         self._thread.start()
 
     def submit(self, prompt: list[int], params: SamplingParams) -> Generation:
-        """Take a request of `prompt` token ids. RequestTooLong, EngineOverloaded and EngineUnavailable refuse it, in words."""
+        """Take a request of `prompt` token ids. A RequestError refuses it, in words: empty, too long, no room, dead."""
         self._check(prompt, params)
         sequence = Sequence(f"seq-{next(self._ids)}", list(prompt), params)
         sequence.seed = params.seed if params.seed is not None else random.getrandbits(63)
@@ -111,6 +111,11 @@ class AsyncEngine:
     def _check(self, prompt: list[int], params: SamplingParams) -> None:
         if self._dead:
             raise EngineUnavailable("the engine has stopped after repeated failures; the pod will be restarted")
+        if not prompt:
+            raise InvalidRequest("these messages make an empty prompt", "messages")
+        if max(prompt) >= self._engine.runner.vocabulary:
+            # In a step it would fail, and its neighbours with it.
+            raise InvalidRequest("the tokenizer makes a token of these messages that the model's vocabulary does not have", "messages")
         if len(prompt) + 1 > self.max_model_len:
             raise RequestTooLong(
                 f"the prompt has {len(prompt)} tokens, the context window {self.max_model_len}, and an answer needs at least one: shorten "
@@ -127,6 +132,12 @@ class AsyncEngine:
         self._generations.pop(sequence_id, None)
         self._command(lambda: self._abort_on_thread(sequence_id))
 
+    def end_all(self, reason: FinishReason) -> None:
+        """End every request that has not ended, each with a last output that says why."""
+        for sequence_id in list(self._generations):
+            self._generations[sequence_id].deliver(TokenOutput(sequence_id, None, reason))
+            self.abort(sequence_id)
+
     def _command(self, command: Callable[[], None]) -> None:
         with self._wake:
             self._commands.append(command)
@@ -136,7 +147,7 @@ class AsyncEngine:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=5)
 
     # Engine thread only, from here on.
 
@@ -168,28 +179,29 @@ class AsyncEngine:
         return not self._stopping
 
     def _publish(self, report: StepReport) -> None:
-        if self._observer:
-            self._observe(self._observer, report)
+        self._observe(report)
         for output in report.outputs:
             if output.finish_reason:
                 self._pending.pop(output.sequence_id, None)
         if report.outputs and self._loop_of_caller:
             self._loop_of_caller.call_soon_threadsafe(self._deliver, report.outputs)
 
-    def _observe(self, observer: StepObserver, report: StepReport) -> None:
+    def _observe(self, report: StepReport) -> None:
         step_started = time.perf_counter() - report.seconds
         # A preempted sequence begins again; only its first beginning ends its time in the queue.
-        for sequence_id in self._unstarted.intersection(report.begun):
-            self._unstarted.remove(sequence_id)
-            observer.queued(max(0.0, step_started - self._pending[sequence_id]))
-        observer.step(report, self._engine.stats())
+        begun = self._unstarted.intersection(report.begun)
+        self._unstarted -= begun
+        if self._observer is None:
+            return
+        for sequence_id in begun:
+            self._observer.queued(max(0.0, step_started - self._pending[sequence_id]))
+        self._observer.step(report, self._engine.stats())
 
     def _die(self) -> None:
+        # First the mark, then the end of all: a request that slips in between is among those that the event loop ends.
         self._dead = True
-        failed = [TokenOutput(sequence_id, None, FinishReason.ERROR) for sequence_id in self._pending]
-        self._pending.clear()
         if self._loop_of_caller:
-            self._loop_of_caller.call_soon_threadsafe(self._deliver, failed)
+            self._loop_of_caller.call_soon_threadsafe(self.end_all, FinishReason.ERROR)
 
     # Event loop.
 

@@ -47,6 +47,11 @@ class ScheduledBatch:
 class ModelRunner(Protocol):
     """Runs on the engine's thread only."""
 
+    @property
+    def vocabulary(self) -> int:
+        """Token ids go from 0 to `vocabulary` - 1. The one thing that any thread may read."""
+        ...
+
     def run(self, batch: ScheduledBatch) -> list[int]:
         """One step of the model; one token id per row of `batch.sampled`, in that order."""
         ...

@@ -22,7 +22,7 @@ class Piece:
 
 
 class Answer:
-    """Counts as active from here to `close`, which whoever holds it must call, however the answer ended."""
+    """Whoever holds it must `close` it, however the answer ended."""
 
     def __init__(self, state: ServerState, generation: Generation, detokenizer: Detokenizer) -> None:
         self._state = state
@@ -32,7 +32,6 @@ class Answer:
         self._reason: FinishReason = FinishReason.ABORT
         self._closed = False
         self.completion_tokens = 0
-        state.active_answers += 1
         state.metrics.prompt_tokens.inc(generation.prompt_tokens)
 
     @property
@@ -50,11 +49,11 @@ class Answer:
                 return
 
     def _piece(self, output: TokenOutput) -> Piece:
-        text = ""
+        text, reason = "", output.finish_reason
         if output.token is not None:
             self._count()
-            text = self._detokenizer.add(output.token)
-        reason = output.finish_reason
+            # The token that ends a turn is a sign, not text; not every tokenizer knows it as a special one.
+            text = "" if reason is FinishReason.STOP else self._detokenizer.add(output.token)
         if reason is not None:
             text += self._detokenizer.finish()
         if self._detokenizer.stopped:
@@ -77,6 +76,5 @@ class Answer:
             return
         self._closed = True
         self._generation.close()
-        self._state.active_answers -= 1
         self._state.metrics.duration.observe(time.perf_counter() - self._started)
         self._state.metrics.ended(self._reason)

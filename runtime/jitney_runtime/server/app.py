@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jitney_runtime import __version__
-from jitney_runtime.errors import EngineUnavailable, RequestError, Unauthenticated
+from jitney_runtime.errors import EngineUnavailable, InvalidRequest, RequestError, Unauthenticated
 from jitney_runtime.server.chat import chat_routes
 from jitney_runtime.server.error_shape import error_body, error_response
 from jitney_runtime.server.health import health_routes
@@ -26,20 +26,36 @@ def create_app(state: ServerState) -> FastAPI:
     app.add_exception_handler(RequestError, _refused)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Gate, state=state)
     return app
 
 
 class Gate:
-    """Before the model's routes: nobody once the server leaves, nobody without the key. Plain ASGI: it stands in no stream's way."""
+    """Before the model's routes: nobody once the server leaves, nobody without the key. It counts who is in, for the drain.
+
+    Plain ASGI: it stands in no stream's way.
+    """
 
     def __init__(self, app: ASGIApp, state: ServerState) -> None:
         self._app = app
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" and scope["path"].startswith("/v1/") else None
-        await (refusal or self._app)(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self._app(scope, receive, send)
+        elif refusal := self._refusal(scope):
+            await refusal(scope, receive, send)
+        else:
+            await self._let_in(scope, receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """From before the body is read to after the last byte of the answer."""
+        self._state.in_flight += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._state.in_flight -= 1
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         if self._state.refusing:
@@ -62,13 +78,18 @@ async def _refused(request: Request, error: RequestError) -> JSONResponse:
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """The first thing wrong, by the field's name."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
     message = str(first["msg"]).removeprefix("Value error, ")
-    return JSONResponse(
-        error_body(f"{place}: {message}" if place else message, "invalid_request_error", place or None, "invalid_request"), 400
-    )
+    if first["type"] == "json_invalid":
+        return error_response(InvalidRequest(f"the body is no valid JSON: {first['ctx']['error']} at character {first['loc'][-1]}"))
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    return error_response(InvalidRequest(f"{place}: {message}" if place else f"the body: {message}", place or None))
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:
     code = "not_found" if error.status_code == 404 else "invalid_request"
-    return JSONResponse(error_body(str(error.detail), "invalid_request_error", None, code), error.status_code)
+    return JSONResponse(error_body(str(error.detail), "invalid_request_error", None, code), error.status_code, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """A defect of ours. The server raises it again after this answer, so that it stands in the log."""
+    return JSONResponse(error_body("the server failed on this request; its log says why", "server_error", None, "internal_error"), 500)

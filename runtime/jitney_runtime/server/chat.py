@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from jitney_runtime.engine.sequence import FinishReason, SamplingParams
-from jitney_runtime.errors import InvalidRequest, ModelUnknown, RequestTooLong
+from jitney_runtime.errors import EngineFailed, EngineUnavailable, InvalidRequest, ModelUnknown, RequestError, RequestTooLong
 from jitney_runtime.server.answer import Answer
-from jitney_runtime.server.error_shape import error_body
+from jitney_runtime.server.error_shape import error_body, error_response
 from jitney_runtime.server.protocol import ChatRequest
 from jitney_runtime.server.state import ServerState, Serving
 from jitney_runtime.text.chat import prompt_ids
@@ -62,6 +62,7 @@ def chat_routes(state: ServerState) -> APIRouter:
         serving = state.require()
         if request.model != name:
             raise ModelUnknown(f"the model {request.model!r} is not served here; this server serves {name!r}", "model")
+        request.refuse_what_is_not_served()
         answer = await _begin(state, serving, request)
         envelope = Envelope(name)
         if request.stream:
@@ -115,8 +116,8 @@ async def _whole(http: Request, answer: Answer, envelope: Envelope) -> Response:
         collecting.cancel()
         leaving.cancel()
         answer.close()
-    if reason is FinishReason.ERROR:
-        return JSONResponse(_failed(), 500)
+    if failure := _failure(reason):
+        return error_response(failure)
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": None, "finish_reason": reason}
     return JSONResponse(envelope.wrap("chat.completion", [choice], usage=answer.usage.model_dump()))
 
@@ -134,8 +135,13 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-def _failed() -> dict[str, Any]:
-    return error_body("the model failed on this request; other requests are not affected", "server_error", None, "engine_error")
+def _failure(reason: FinishReason | None) -> RequestError | None:
+    """Why an answer that was begun has no end that a client can use; None for one that has."""
+    if reason is FinishReason.ERROR:
+        return EngineFailed("the model failed on this request")
+    if reason is FinishReason.ABORT:
+        return EngineUnavailable("this server is shutting down and cuts this answer: send the request again")
+    return None
 
 
 class AnswerStream(StreamingResponse):
@@ -158,8 +164,8 @@ class AnswerStream(StreamingResponse):
         more = {"usage": None} if usage else {}
         yield _event(envelope.chunk({"role": "assistant", "content": ""}, None, **more))
         async for piece in answer.pieces():
-            if piece.finish_reason is FinishReason.ERROR:
-                yield _event(_failed())
+            if failure := _failure(piece.finish_reason):
+                yield _event(error_body(failure.message, failure.kind, None, failure.code))
                 return
             if piece.text:
                 yield _event(envelope.chunk({"content": piece.text}, None, **more))

@@ -1,7 +1,8 @@
 """From start to exit: HTTP first, then the model on a thread of its own, then the drain.
 
 SIGTERM: readiness fails at once; requests are taken for GRACE_SECONDS more, because the removal of the endpoint races the signal; then 503
-with Connection: close, while answers finish for at most --drain-seconds. A second signal ends at once.
+with Connection: close, while answers finish for at most --drain-seconds; what is left then is told so. A second signal ends at once, and so
+does the first one while there is no model yet.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
 
+from jitney_runtime.engine.sequence import FinishReason
 from jitney_runtime.errors import StartError
 from jitney_runtime.server.app import create_app
 from jitney_runtime.server.metrics import Metrics
@@ -50,8 +55,6 @@ class Lifecycle:
         self._draining: asyncio.Task[None] | None = None
         config = uvicorn.Config(
             create_app(self.state),
-            host=settings.host,
-            port=settings.port,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=5,
@@ -62,24 +65,25 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave)
-        serving = asyncio.create_task(self._server.serve())
+        try:
+            listener = _listener(self.settings)
+        except OSError as error:
+            return self._failed(OSError(f"cannot listen on {self.settings.host} port {self.settings.port}: {error.strerror}"))
         loading = asyncio.create_task(self._start_model())
-        await serving
-        if not loading.done():
-            # The loading thread cannot be stopped; the process ends without waiting for it.
-            loading.cancel()
-        elif not loading.cancelled() and (error := loading.exception()):
-            self._record_failure(error)
-            return error.exit_code if isinstance(error, StartError) else 1
+        await self._server.serve(sockets=[listener])
         if self.state.serving:
             self.state.serving.engine.stop()
+        if self._draining is None and loading.done() and (failure := loading.exception()):
+            return self._failed(failure)
+        # A loading thread cannot be stopped; the process ends without waiting for it.
+        loading.cancel()
         return 0
 
     async def _start_model(self) -> None:
         started = asyncio.get_running_loop().time()
         try:
-            serving = await asyncio.to_thread(self._load, self.state)
-        except BaseException as error:
+            serving = await _on_thread(lambda: self._load(self.state))
+        except Exception as error:
             self.state.failure = error if isinstance(error, StartError) else None
             self._server.should_exit = True
             raise
@@ -102,27 +106,51 @@ class Lifecycle:
             logger.info("stopping: requests are taken for %g more seconds", self._grace_seconds)
             await asyncio.sleep(self._grace_seconds)
             state.refusing = True
-            logger.info("draining: %d answers may finish within %d seconds", state.active_answers, self.settings.drain_seconds)
+            logger.info("draining: %d requests may finish within %d seconds", state.in_flight, self.settings.drain_seconds)
             deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
-            while state.active_answers and asyncio.get_running_loop().time() < deadline:
+            while state.in_flight and asyncio.get_running_loop().time() < deadline:
                 await asyncio.sleep(_LOOK_SECONDS)
-            if state.active_answers:
-                logger.warning("%d answers are cut: they did not finish within --drain-seconds", state.active_answers)
+            if state.in_flight:
+                logger.warning("%d requests are cut: they did not finish within --drain-seconds", state.in_flight)
+                state.serving.engine.end_all(FinishReason.ABORT)
         self._server.should_exit = True
 
-    def _record_failure(self, error: BaseException) -> None:
-        """One line for the resource, the whole story for the log."""
-        if isinstance(error, StartError):
-            logger.error("%s: %s", error.reason, error)
-            line = f"{error.reason}: {error}"
-        else:
-            logger.error("the server failed to start", exc_info=error)
-            line = f"CrashLoop: {type(error).__name__}: {error}"
+    def _failed(self, error: BaseException) -> int:
+        """One line for the resource, the whole story for the log; the exit code."""
+        expected = isinstance(error, StartError)
+        line = f"{error.reason}: {error}" if isinstance(error, StartError) else f"CrashLoop: {type(error).__name__}: {error}"
+        logger.error("the server cannot start: %s", line, exc_info=error if error.__cause__ or not expected else None)
         write_termination_line(self.settings.termination_log, line)
+        return error.exit_code if isinstance(error, StartError) else StartError.exit_code
+
+
+def _listener(settings: RuntimeSettings) -> socket.socket:
+    """Bound here and not by uvicorn, which ends the process on its own when it cannot."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+
+
+def _on_thread(work: Callable[[], Serving]) -> asyncio.Future[Serving]:
+    """On a daemon thread: those of asyncio's own executor are waited for at the end, and a download or a load may take minutes."""
+    result: Future[Serving] = Future()
+
+    def run() -> None:
+        result.set_running_or_notify_cancel()
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return asyncio.wrap_future(result)
 
 
 def write_termination_line(path: str, line: str) -> None:
     """Kubernetes keeps 4096 bytes of it. Outside a pod there is no such file, and that is no error."""
     target = Path(path)
     if target.parent.is_dir() and (target.exists() or not str(target).startswith("/dev/")):
-        target.write_text(" ".join(line.split())[:4000])
+        try:
+            target.write_text(" ".join(line.split())[:4000])
+        except OSError as error:
+            # The exit code still tells the cause; it must not be lost to a full or read-only disk.
+            logger.error("the termination line cannot be written to %s: %s", path, error)

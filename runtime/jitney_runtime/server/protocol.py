@@ -9,17 +9,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from jitney_runtime.errors import InvalidRequest
+
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 def _as_list(stop: Any) -> Any:
-    """OpenAI takes one string, several, or null."""
-    return [stop] if isinstance(stop, str) else stop or []
+    """OpenAI takes one string or several."""
+    return [stop] if isinstance(stop, str) else stop
 
 
 class TextPart(BaseModel):
     type: Literal["text"]
     text: str
+
+
+def _as_parts(content: Any) -> Any:
+    """OpenAI takes a string, parts, or null (a turn that only calls tools)."""
+    if content is None:
+        return []
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 class Message(BaseModel):
@@ -28,11 +37,10 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[list[TextPart], BeforeValidator(_as_parts)] = []
 
     def for_template(self) -> dict[str, Any]:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
-        return {**self.model_extra, "role": self.role, "content": content} if self.model_extra else {"role": self.role, "content": content}
+        return {**(self.model_extra or {}), "role": self.role, "content": "".join(part.text for part in self.content)}
 
 
 class StreamOptions(BaseModel):
@@ -73,14 +81,17 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     ignore_eos: bool = False
 
-    @model_validator(mode="after")
-    def _refuse_what_is_not_served(self) -> ChatRequest:
+    @model_validator(mode="before")
+    @classmethod
+    def _null_means_absent(cls, body: Any) -> Any:
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+    def refuse_what_is_not_served(self) -> None:
         for name, value in (self.model_extra or {}).items():
-            if name in _NOT_SERVED and value is not None and value not in _NOT_SERVED[name]:
-                raise ValueError(f"{name} is not served yet: leave it out")
+            if name in _NOT_SERVED and value not in _NOT_SERVED[name]:
+                raise InvalidRequest(f"{name} is not served yet: leave it out", name)
         if self.stream_options and not self.stream:
-            raise ValueError("stream_options goes with stream: true only")
-        return self
+            raise InvalidRequest("stream_options goes with stream: true only", "stream_options")
 
 
 class Usage(BaseModel):

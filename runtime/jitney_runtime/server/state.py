@@ -23,7 +23,7 @@ class Serving:
 
 @dataclass
 class ServerState:
-    """`draining`: readiness is off, requests are still taken. `refusing`: new requests get 503."""
+    """`draining`: readiness is off, requests are still taken. `refusing`: new ones get 503. `in_flight`: requests let in and not over."""
 
     settings: RuntimeSettings
     metrics: Metrics
@@ -32,7 +32,7 @@ class ServerState:
     failure: StartError | None = None
     draining: bool = False
     refusing: bool = False
-    active_answers: int = 0
+    in_flight: int = 0
 
     def require(self) -> Serving:
         """The loaded model, or EngineUnavailable in words."""

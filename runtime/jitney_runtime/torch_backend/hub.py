@@ -25,8 +25,11 @@ from jitney_runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-# Weights as safetensors only: pickles run code.
+# Weights as safetensors only: pickles run code. What lies in folders below, and Mistral's second form of the weights, nobody here reads.
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_UNWANTED = ["*/*", "consolidated*.safetensors"]
+# The cache's folder is at fault then, and no cause of its own: the error ends the process in its own words.
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -53,8 +56,14 @@ def _checked(folder: Path, model: str) -> Path:
 def _download(repository: str, revision: str | None, progress: Progress) -> Path:
     logger.info("downloading %s%s", repository, f" at {revision}" if revision else "")
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=_WANTED, tqdm_class=_progress_bar(progress)))
+        return Path(
+            snapshot_download(
+                repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, tqdm_class=_progress_bar(progress)
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+            raise
         raise _translate(error, repository, revision) from error
 
 
@@ -87,7 +96,7 @@ class _Silent:
 def _translate(error: Exception, repository: str, revision: str | None) -> StartError:
     """huggingface_hub's errors in the words of the resource. Gated before not found: it is a kind of it."""
     for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return DiskFull(f"the disk is full while downloading {repository}: give the cache more room")
         if isinstance(cause, GatedRepoError):
             return Unauthorized(

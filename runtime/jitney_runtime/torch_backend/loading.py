@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from jitney_runtime.engine.block_pool import BlockPool
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
@@ -23,7 +17,7 @@ from jitney_runtime.engine.sequence import SamplingParams
 from jitney_runtime.errors import DeviceNotFound, GPUOutOfMemory, JitneyError, NotSupportedYet, OutOfMemory, StartError
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
-from jitney_runtime.torch_backend import attention
+from jitney_runtime.torch_backend.checkpoint import out_of_memory, read_config, read_eos_tokens, read_tokenizer, read_weights, reading
 from jitney_runtime.torch_backend.hub import model_folder
 from jitney_runtime.torch_backend.kv_cache import bytes_per_token
 from jitney_runtime.torch_backend.linears import pack_linears
@@ -59,10 +53,8 @@ def load(settings: RuntimeSettings, progress: Progress) -> LoadedModel:
         raise
     except torch.cuda.OutOfMemoryError as error:
         raise GPUOutOfMemory(_gpu_advice(settings, error)) from error
-    except MemoryError as error:
-        raise OutOfMemory(f"not enough memory to load {settings.model}: lower maxNumSeqs or maxModelLen, or give the pod more") from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):
+    except Exception as error:
+        if out_of_memory(error):
             raise OutOfMemory(f"not enough memory for {settings.model}: lower maxNumSeqs or maxModelLen, or give the pod more") from error
         raise
 
@@ -84,16 +76,17 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     dtype = choose_dtype(settings.dtype, device)
     folder = model_folder(settings.model, settings.revision, progress)
     progress.loading(0)
-    config = _config(folder)
-    tokenizer = _tokenizer(folder)
-    model = _model(folder, config, device, dtype, progress)
+    config = read_config(folder, settings.model)
+    tokenizer = read_tokenizer(folder, settings.model)
+    model = read_weights(folder, settings.model, config, device, dtype, progress)
     if device.type == "cpu":
         pack_linears(model, settings.kernel)
         gc.collect()
     progress.warming_up()
     with torch.inference_mode():
-        runner = TorchRunner(model, device, dtype, settings.block_size)
-        scheduler = _scheduler(settings, config, runner, _eos_tokens(folder, config, tokenizer))
+        with reading(f"models of type {config.model_type} cannot be served"):
+            runner = TorchRunner(model, device, dtype, settings.block_size)
+        scheduler = _scheduler(settings, config, runner, read_eos_tokens(folder, config, tokenizer))
         runner.allocate(scheduler.pool.count)
         _warm_up(runner, scheduler)
     seconds = time.perf_counter() - started
@@ -124,70 +117,6 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
-
-
-def _config(folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as error:
-        raise NotSupportedYet(
-            f"transformers {transformers.__version__} cannot read {folder.name}/config.json: {_sentence(error)}"
-        ) from error
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as error:
-        raise NotSupportedYet(f"the tokenizer in {folder.name} cannot be loaded: {_sentence(error)}") from error
-
-
-def _model(folder: Path, config: Any, device: torch.device, dtype: torch.dtype, progress: Progress) -> nn.Module:
-    attention.register()
-    previous = transformers.utils.logging.set_tqdm_hook(_loading_bar(progress))
-    try:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, device_map={"": device}
-        )
-    except (ValueError, KeyError, OSError) as error:
-        raise NotSupportedYet(f"{getattr(config, 'model_type', 'this model')} cannot be served: {_sentence(error)}") from error
-    finally:
-        transformers.utils.logging.set_tqdm_hook(previous)
-    return model.eval().requires_grad_(False)
-
-
-def _loading_bar(progress: Progress) -> Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:
-    """transformers shows one bar over the tensors it loads; its position is ours to report."""
-
-    def make(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bar = factory(*args, **kwargs)
-        total, advance, done = kwargs.get("total"), bar.update, 0
-
-        def update(count: int = 1) -> Any:
-            nonlocal done
-            done += count
-            if total:
-                progress.loading(min(100, 100 * done // total))
-            return advance(count)
-
-        bar.update = update
-        return bar
-
-    return make
-
-
-def _sentence(error: BaseException) -> str:
-    return re.split(r"(?<=[.!?])\s|\n", str(error).strip(), maxsplit=1)[0] or type(error).__name__
-
-
-def _eos_tokens(folder: Path, config: Any, tokenizer: Any) -> frozenset[int]:
-    """What generate() would stop at, and the tokenizer's own end of turn."""
-    try:
-        declared = GenerationConfig.from_pretrained(folder).eos_token_id
-    except OSError:
-        declared = config.get_text_config().eos_token_id
-    found = declared if isinstance(declared, list) else [declared]
-    return frozenset(int(token) for token in [*found, tokenizer.eos_token_id] if token is not None)
 
 
 def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_tokens: frozenset[int]) -> Scheduler:

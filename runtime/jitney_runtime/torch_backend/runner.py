@@ -30,6 +30,10 @@ class TorchRunner:
         self._probe()
 
     @property
+    def vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+
+    @property
     def layer_shapes(self) -> list[LayerShape]:
         return self.attention.shapes
 

@@ -1,63 +1,142 @@
-"""What is refused at load, in one sentence, and what errors become."""
+"""What is refused at load, in one sentence, and what errors become. Real folders and files; the process's exit codes are in test_start."""
 
 from __future__ import annotations
 
-import errno
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from jitney_runtime.errors import DiskFull, GPUOutOfMemory, ModelNotFound, NotSupportedYet, OutOfMemory
+from jitney_runtime.errors import GPUOutOfMemory, ModelNotFound, NotSupportedYet
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
-from jitney_runtime.torch_backend import attention, hub, loading
-from jitney_runtime.torch_backend.runner import TorchRunner
+from jitney_runtime.torch_backend import hub, loading
+from support.models import save_tiny
 
-attention.register()
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("whole"))
+
+
+def load(folder: Path) -> loading.LoadedModel:
+    return loading.load(RuntimeSettings(str(folder), "m", device="cpu", kernel="plain"), Progress())
+
+
+def test_a_whole_folder_loads(whole: Path):
+    loaded = load(whole)
+    assert loaded.scheduler.max_model_len == 256
+    assert loaded.runner.vocabulary == 300
+    assert loaded.scheduler.eos_tokens == {loaded.tokenizer.eos_token_id}
+
+
+def rewritten(**fields: Any) -> Callable[[Path], None]:
+    """config.json with other fields."""
+
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    return change
+
+
+def cut_off(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1000])
+
+
+def flipped_header(folder: Path) -> None:
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[8:20] = b"\xff" * 12
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def git_lfs_pointer(folder: Path) -> None:
+    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1234\n")
+
+
+def one_tensor_less(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def one_shard_less(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def written(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (cut_off, "the weights of .* cannot be loaded: .* a file is damaged, copy or download it again"),
+        (flipped_header, "a file is damaged"),
+        (git_lfs_pointer, "a file is damaged"),
+        (written(WEIGHTS, b""), "a file is damaged"),
+        (one_tensor_less, r"lacks 1 of its weights, model\.layers\.1\.mlp\.up_proj\.weight for one: copy or download it again"),
+        (one_shard_less, r"No such file .*model-00002-of-00002\.safetensors"),
+        (rewritten(intermediate_size=100), r"do not fit its config\.json: model\.layers\.0\.mlp\.down_proj\.weight is \[64, 96\]"),
+        (written("config.json", b"{oops"), r"cannot read the config\.json of .* not a valid JSON file"),
+        (written("config.json", b"\xff\xfe\x00"), r"cannot read the config\.json"),
+        (written("config.json", b"[]"), r"cannot read the config\.json"),
+        (written("config.json", b"{}"), r"cannot read the config\.json of .*: Unrecognized model"),
+        (rewritten(model_type="quux"), "`quux`"),
+        (rewritten(hidden_size="big"), "'hidden_size' expected int, got str"),
+        (written("tokenizer.json", b"{"), "the tokenizer of .* cannot be loaded"),
+        (no_tokenizer, r"holds no tokenizer: put its tokenizer\.json beside the weights"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_one_sentence(whole: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str):
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    spoil(folder)
+    with pytest.raises(NotSupportedYet, match=said) as refused:
+        load(folder)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize("kind", ["bloom", "mamba"])
-def test_a_model_that_ignores_the_attention_interface_is_refused(kind: str):
+def test_a_model_that_ignores_the_attention_interface_is_refused(kind: str, whole: Path, tmp_path: Path):
     """Bloom claims nothing and ignores it; Mamba has no attention. Served in silence, both would answer wrongly."""
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
     config = AutoConfig.for_model(kind, vocab_size=100, hidden_size=32, n_head=2, n_layer=2, num_hidden_layers=2)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    with pytest.raises((NotSupportedYet, TypeError)):
-        TorchRunner(model, torch.device("cpu"), torch.float32, 8)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    with pytest.raises(NotSupportedYet, match="2 layers and 0 of them use transformers' attention interface"):
+        load(folder)
 
 
-@pytest.mark.parametrize(
-    ("raised", "becomes"),
-    [
-        (MemoryError(), OutOfMemory),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free."), GPUOutOfMemory),
-    ],
-)
-def test_running_out_of_memory_while_loading(raised: Exception, becomes: type[Exception], monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_that_is_too_small(monkeypatch: pytest.MonkeyPatch):
+    """Without a GPU the error itself is all there is of it; the main memory's is in test_start."""
+
     def fail(*arguments: object) -> None:
-        raise raised
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free.")
 
     monkeypatch.setattr(loading, "_load", fail)
-    with pytest.raises(becomes, match="maxNumSeqs"):
+    with pytest.raises(GPUOutOfMemory, match=r"lower maxNumSeqs or maxModelLen, .*Tried to allocate 2\.00 GiB"):
         loading.load(RuntimeSettings("m", "m"), Progress())
 
 
-def test_a_full_disk_while_downloading(monkeypatch: pytest.MonkeyPatch):
-    def fail(*arguments: object, **options: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(hub, "snapshot_download", fail)
-    with pytest.raises(DiskFull, match="give the cache more room"):
-        hub.model_folder("org/name", None, Progress())
-
-
-@pytest.mark.parametrize(
-    ("name", "said"), [("a/b/c", "neither a folder"), ("https://x", "neither a folder"), ("just-a-name", "neither a folder")]
-)
-def test_a_name_that_is_no_repository(name: str, said: str):
-    with pytest.raises(ModelNotFound, match=said):
+@pytest.mark.parametrize("name", ["a/b/c", "https://x", "just-a-name", "hf://", "hf://a"])
+def test_a_name_that_is_no_repository(name: str):
+    with pytest.raises(ModelNotFound, match="neither a folder"):
         hub.model_folder(name, None, Progress())
 
 

@@ -60,6 +60,19 @@ def test_neighbours_change_nothing():
     assert sample(mixed, (*(row(seed=seed) for seed in range(30)), row(temperature=0.3, top_k=2)))[:30] == alone
 
 
-@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 2.0])
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-50, 5e-324, 2.0])
 def test_extreme_temperatures_stay_finite(temperature: float):
     assert sample(torch.tensor([[1e4, -1e4, 0.0]]), (row(temperature=temperature),)) == [0]
+
+
+@pytest.mark.parametrize("top_k", [2**31, 2**63, 10**30])
+def test_a_top_k_of_any_size_keeps_every_token(top_k: int):
+    assert set(draws(top_k=top_k)) == {0, 1, 2, 3}
+
+
+def test_a_row_that_is_no_number_leaves_its_neighbours_alone():
+    alone = sample(LOGITS[None], (row(seed=3),))
+    broken = torch.full((1, 4), float("nan"))
+    answer = sample(torch.cat([broken, LOGITS[None], broken]), (row(seed=1), row(seed=3), row(temperature=0.0)))
+    assert answer[1:2] == alone
+    assert all(0 <= token < 4 for token in answer)

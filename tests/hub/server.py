@@ -1,12 +1,14 @@
 """A model hub on this machine: the few routes of the hub's HTTP API that huggingface_hub uses to download a snapshot.
 
-Repositories are folders. It can refuse like the real one: unknown (404 RepoNotFound), gated (403 GatedRepo), private (401).
+Repositories are folders. It can refuse like the real one (404 RepoNotFound, 403 GatedRepo, 401 for a private one), break off in the middle
+of a file and continue it by Range, and hold a file back.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +18,29 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# Nobody waits for a held file longer than this.
+_LONGEST_HOLD = 120
 
 
 @dataclass
 class Hub:
-    """`repositories` name -> folder; `refused` name -> (HTTP status, X-Error-Code); `requests` every path asked for."""
+    """`repositories` name -> folder; `refused` name -> (HTTP status, X-Error-Code).
+
+    `cuts` file name -> the byte at which its next transfer breaks off, once. `held`: names of files that are not sent before `release`.
+    `requests` is every path asked for, `ranges` every Range header.
+    """
 
     repositories: dict[str, Path] = field(default_factory=dict)
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
+    cuts: dict[str, int] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
     url: str = ""
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def release(self) -> None:
+        self.released.set()
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -61,11 +76,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if len(rest) > 1 and rest[1] not in ("main", COMMIT):
                 self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, with_body)
                 return
-            files = sorted(file for file in hub.repositories[name].iterdir() if file.is_file())
+            folder = hub.repositories[name]
+            files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
             if rest[:1] == ["tree"]:
-                body: object = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": _digest(file)} for file in files]
+                body: object = [
+                    {"type": "file", "path": path, "size": file.stat().st_size, "oid": _digest(file)} for path, file in files.items()
+                ]
             else:
-                siblings = [{"rfilename": file.name, "size": file.stat().st_size} for file in files]
+                siblings = [{"rfilename": path, "size": file.stat().st_size} for path, file in files.items()]
                 body = {"id": name, "modelId": name, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"}, with_body)
 
@@ -74,15 +92,34 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if rest[:1] != ["resolve"] or not file.is_file():
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, with_body)
                 return
-            self._send(200, file.read_bytes(), {"ETag": f'"{_digest(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}, with_body)
+            if with_body and file.name in hub.held:
+                hub.released.wait(_LONGEST_HOLD)
+            content = file.read_bytes()
+            headers = {"ETag": f'"{_digest(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+            start = self._asked_start()
+            if start:
+                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            cut = hub.cuts.pop(file.name, None) if with_body else None
+            self._send(206 if start else 200, content[start:], headers, with_body, cut)
 
-        def _send(self, status: int, body: bytes, headers: dict[str, str], with_body: bool) -> None:
+        def _asked_start(self) -> int:
+            """The first byte wanted. Downloads that go on ask from there to the end, and nobody asks otherwise."""
+            asked = self.headers.get("Range")
+            if asked is None:
+                return 0
+            hub.ranges.append(asked)
+            found = re.fullmatch(r"bytes=(\d+)-", asked)
+            return int(found[1]) if found else 0
+
+        def _send(self, status: int, body: bytes, headers: dict[str, str], with_body: bool, cut: int | None = None) -> None:
+            """With `cut`, the headers promise all of the body and the connection ends after that many bytes."""
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(body))}).items():
                 self.send_header(name, value)
             self.end_headers()
             if with_body:
-                self.wfile.write(body)
+                self.wfile.write(body if cut is None else body[:cut])
+            self.close_connection = self.close_connection or cut is not None
 
     return Handler
 
@@ -96,12 +133,14 @@ def running_hub() -> Iterator[Hub]:
     """A hub on a free port of the loopback address."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         yield hub
     finally:
+        hub.release()
         server.shutdown()
         server.server_close()
         thread.join()

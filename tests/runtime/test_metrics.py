@@ -1,0 +1,88 @@
+"""GET /metrics and GET /v1/models."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from support.rig import Rig, until
+
+NAMES = {
+    "jitney_requests_running": "gauge",
+    "jitney_requests_waiting": "gauge",
+    "jitney_kv_cache_usage_ratio": "gauge",
+    "jitney_batch_size": "histogram",
+    "jitney_step_seconds": "histogram",
+    "jitney_time_to_first_token_seconds": "histogram",
+    "jitney_inter_token_latency_seconds": "histogram",
+    "jitney_request_duration_seconds": "histogram",
+    "jitney_queue_seconds": "histogram",
+    "jitney_prompt_tokens": "counter",
+    "jitney_generation_tokens": "counter",
+    "jitney_requests": "counter",
+    "jitney_preemptions": "counter",
+    "jitney_model_load_seconds": "gauge",
+}
+
+
+async def test_every_name_is_there_and_labelled(rig: Rig):
+    await rig.chat(max_tokens=4)
+    await until(lambda: rig.metric("jitney_generation_tokens_total") == 4)
+    text = (await rig.client.get("/metrics")).text
+    found = {family.name: family for family in text_string_to_metric_families(text) if not family.name.endswith("_created")}
+    assert {name: family.type for name, family in found.items()} == NAMES
+    for name, family in found.items():
+        assert family.samples, name
+        assert {sample.labels.get("model_name") for sample in family.samples} == {"fake"}, name
+
+
+async def test_the_figures_of_one_answer(rig: Rig):
+    await rig.chat(max_tokens=4)
+    await until(lambda: rig.metric("jitney_generation_tokens_total") == 4)
+    assert rig.metric("jitney_prompt_tokens_total") == 8
+    assert rig.metric("jitney_step_seconds_count") == 4
+    assert (rig.metric("jitney_batch_size_count"), rig.metric("jitney_batch_size_sum")) == (4, 4)
+    assert rig.metric("jitney_queue_seconds_count") == 1
+    assert rig.metric("jitney_time_to_first_token_seconds_count") == 1
+    assert rig.metric("jitney_inter_token_latency_seconds_count") == 3
+    assert rig.metric("jitney_request_duration_seconds_count") == 1
+    assert rig.metric("jitney_requests_total", finish_reason="length") == 1
+
+
+async def test_how_full_it_is(rig: Rig):
+    """Two rows of 8 tokens and one to wait; then nothing."""
+    rig.runner.gate = threading.Semaphore(0)
+    taken = [asyncio.create_task(rig.chat(max_tokens=6)) for _ in range(3)]
+    await until(lambda: rig.async_engine.pending == 3)
+    rig.runner.gate.release(3)
+    await until(lambda: len(rig.runner.batches) == 3 and rig.metric("jitney_step_seconds_count") == 3)
+    assert (rig.metric("jitney_requests_running"), rig.metric("jitney_requests_waiting")) == (2, 1)
+    assert 0 < rig.metric("jitney_kv_cache_usage_ratio") <= 6 / 64
+    rig.runner.gate.release(1000)
+    await asyncio.gather(*taken)
+    await until(lambda: rig.metric("jitney_requests_running") == 0)
+    assert (rig.metric("jitney_requests_waiting"), rig.metric("jitney_kv_cache_usage_ratio")) == (0, 0)
+
+
+async def test_preemptions_are_counted():
+    rig = Rig(blocks=16)
+    rig.start()
+    rig.runner.gate = threading.Semaphore(0)
+    messages = [{"role": "user", "content": "x" * 20}]
+    taken = [asyncio.create_task(rig.chat(messages=messages, max_tokens=30)) for _ in range(2)]
+    await until(lambda: rig.async_engine.pending == 2)
+    rig.runner.gate.release(1000)
+    await asyncio.gather(*taken)
+    await until(lambda: rig.metric("jitney_generation_tokens_total") == 60)
+    assert rig.metric("jitney_preemptions_total") >= 1
+    assert rig.metric("jitney_queue_seconds_count") == 2
+    await rig.stop()
+
+
+async def test_models(rig: Rig):
+    body = (await rig.client.get("/v1/models")).json()
+    (model,) = body["data"]
+    assert body["object"] == "list"
+    assert (model["id"], model["object"], model["owned_by"], model["max_model_len"]) == ("fake", "model", "jitney", 64)

@@ -1,0 +1,102 @@
+"""README's commands, run as they stand there. `make demo` is run by the cluster suite."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import yaml
+
+from hub.server import running_hub
+from support.models import save_tiny
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+URL = "http://127.0.0.1:8000"
+
+
+def blocks() -> list[str]:
+    """The indented blocks."""
+    found = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", README, re.MULTILINE)
+    return [re.sub(r"^ {4}", "", block, flags=re.MULTILINE).strip() for block in found]
+
+
+def the_block(start: str) -> str:
+    (block,) = [block for block in blocks() if block.startswith(start)]
+    return block
+
+
+@contextmanager
+def running(command: list[str], folder: Path, **environment: str) -> Iterator[Path]:
+    """A server that README starts, with everything it starts in turn; the path of what it prints."""
+    output = folder / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=file, env=os.environ | environment, start_new_session=True, stdin=subprocess.DEVNULL
+        )
+    try:
+        yield output
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def wait_ready(output: Path, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{URL}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.3)
+    raise AssertionError(f"not ready:\n{output.read_text()[-3000:]}")
+
+
+def test_make_serve_and_the_curl_line_below_it(tmp_path: Path):
+    assert "make serve" in the_block("git clone https://github.com/jitney-dev/jitney && cd jitney\nmake serve")
+    with running(["make", "serve"], tmp_path) as output:
+        wait_ready(output)
+        done = subprocess.run(["bash", "-c", the_block("curl")], capture_output=True, text=True, timeout=120, check=True)
+    assert "Paris" in done.stdout
+
+
+def test_a_model_of_your_own(tmp_path: Path):
+    """The command's repository comes from a hub on this machine."""
+    command = shlex.split(the_block(".venv/bin/jitney-runtime"))
+    repository = command[command.index("--model") + 1]
+    with running_hub() as hub:
+        hub.repositories[repository] = save_tiny(tmp_path / "model", vocab_size=49152)
+        cache = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        with running(command, tmp_path, **cache) as output:
+            wait_ready(output)
+            body = {"model": repository.split("/")[1], "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+            assert httpx.post(f"{URL}/v1/chat/completions", json=body, timeout=60).status_code == 200
+
+
+def test_every_verb_it_names_exists():
+    verbs = set(re.findall(r"\bmake (?:-s )?([a-z][a-z0-9-]+)", "\n".join([*blocks(), *re.findall(r"`([^`]+)`", README)])))
+    assert {"demo", "demo-down", "serve", "test", "e2e", "check", "bench", "help"} <= verbs
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert not {verb for verb in verbs if f"  {verb} " not in shown}
+
+
+def test_its_manifest_is_the_example():
+    example = yaml.safe_load((ROOT / "examples" / "smollm2.yaml").read_text())
+    shown = yaml.safe_load(the_block("apiVersion:"))
+    assert shown["spec"] == example["spec"]
+    assert shown["metadata"]["name"] == example["metadata"]["name"]
+
+
+def test_every_file_it_links_to_exists():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]

@@ -18,7 +18,6 @@ RULES = (
     ("filter", "FORWARD", ("-s", POD_RANGE, "-j", "ACCEPT")),
     ("filter", "FORWARD", ("-d", POD_RANGE, "-j", "ACCEPT")),
 )
-KUBELET_CHAIN = "KUBE-FIREWALL"
 COMMENT = ("-m", "comment", "--comment", "jitney throwaway cluster")
 
 
@@ -39,22 +38,22 @@ def remove(folder: Path) -> None:
         while _succeeds("iptables", "-w", "-t", table, "-D", chain, *rule, *COMMENT):
             pass
     for tool in ("iptables", "ip6tables"):
-        _remove_kubelet_chain(tool)
+        _remove_kubernetes_rules(tool)
     _succeeds("ip", "link", "delete", BRIDGE)
     before = folder / "ip_forward"
     if before.is_file():
         FORWARDING.write_text(before.read_text())
 
 
-def _remove_kubelet_chain(tool: str) -> None:
-    """The kubelet leaves an empty chain behind. One that holds rules is another kubelet's."""
-    shown = subprocess.run([tool, "-w", "-S", KUBELET_CHAIN], capture_output=True, text=True, check=False)
-    if shown.stdout.split() != ["-N", KUBELET_CHAIN]:
-        return
-    for chain in ("INPUT", "OUTPUT"):
-        while _succeeds(tool, "-w", "-D", chain, "-j", KUBELET_CHAIN):
-            pass
-    _succeeds(tool, "-w", "-X", KUBELET_CHAIN)
+def _remove_kubernetes_rules(tool: str) -> None:
+    """The chains of kube-proxy and kubelet, and what leads into them: both name them KUBE-. All else is put back as it was, at once.
+
+    Not by `kube-proxy --cleanup`: the one that made them may have been built into a cache that is gone.
+    """
+    saved = subprocess.run([f"{tool}-save"], capture_output=True, text=True, check=False).stdout
+    if "KUBE-" in saved:
+        kept = "".join(line for line in saved.splitlines(keepends=True) if "KUBE-" not in line)
+        subprocess.run([f"{tool}-restore", "-w"], input=kept, capture_output=True, text=True, check=False)
 
 
 def write_cni(folder: Path) -> None:

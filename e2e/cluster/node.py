@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 from pathlib import Path
 
 from cluster import network, ports
@@ -159,7 +158,6 @@ class Node:
             self.plane.processes.stop(name)
         self._end_pods()
         self.plane.processes.stop("containerd")
-        self._remove_proxy_rules()
         unmount_below(self.folder, RUN)
         for folder in cgroups():
             with contextlib.suppress(OSError):
@@ -172,8 +170,3 @@ class Node:
             self.containerd.start()
         if any(process.name == "containerd" for process in self.plane.processes.running):
             self.containerd.clear()
-
-    def _remove_proxy_rules(self) -> None:
-        config = self.folder / "kube-proxy.json"
-        if config.is_file():
-            subprocess.run([program("kube-proxy"), f"--config={config}", "--cleanup"], capture_output=True, check=False)

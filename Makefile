@@ -7,7 +7,7 @@ export PYTHONPATH := e2e
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check fmt test test-long model serve bench binaries
+.PHONY: help setup check fmt test test-long model serve docs bench binaries
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ model: setup ## fetch and convert the test model if need be; prints only its fol
 
 serve: setup ## serve the test model on http://127.0.0.1:8000/v1
 	@$(RUN)jitney-runtime --model "$$($(RUN)python e2e/test_model.py)" --served-model-name smollm2
+
+docs: setup ## make the pages that come from the code
+	@$(RUN)python -m jitney_operator.reasons > docs/status.md
 
 bench: setup ## the runtime against transformers serve: same model, machine and run
 	@$(RUN)python bench/compare.py

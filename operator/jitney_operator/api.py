@@ -135,6 +135,11 @@ class ModelDeployment:
         return self.key.name
 
     @property
+    def claim_name(self) -> str:
+        """Of the cache's PersistentVolumeClaim, when we make one."""
+        return f"{self.name}-cache"
+
+    @property
     def labels(self) -> dict[str, str]:
         """On every child."""
         return {

@@ -17,7 +17,21 @@ STARTUP_BYTES_PER_SECOND = 20_000_000
 
 def children(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> tuple[Json, ...]:
     """In the order they are applied."""
-    return tuple(_sealed(child) for child in (service(mdep), deployment(mdep, resolved, pull_policy)))
+    made = [claim(mdep)] if makes_claim(mdep) else []
+    return tuple(_sealed(child) for child in (*made, service(mdep), deployment(mdep, resolved, pull_policy)))
+
+
+def makes_claim(mdep: ModelDeployment) -> bool:
+    """The cache is a PersistentVolumeClaim of our own making; with claimName it is somebody else's."""
+    cache = mdep.spec.cache or {}
+    return cache.get("type") == "PersistentVolumeClaim" and "claimName" not in cache
+
+
+def claim(mdep: ModelDeployment) -> Json:
+    """Goes with the resource. Its size may grow by hand; what is asked for here is only its beginning."""
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": (mdep.spec.cache or {})["size"]}}}
+    metadata = {**_metadata(mdep), "name": mdep.claim_name}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
 
 
 def service(mdep: ModelDeployment) -> Json:
@@ -42,10 +56,11 @@ def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> J
 
 
 def strategy(mdep: ModelDeployment, resolved: Resolved) -> Json:
-    """A GPU is seldom spare: there the old pod leaves first."""
-    if mdep.spec.rollout.get("strategy") == "Recreate":
+    """A GPU is seldom spare, and a claim for one node seldom shared: there the old pod leaves first."""
+    if mdep.spec.rollout.get("strategy") == "Recreate" or makes_claim(mdep):
         return {"type": "Recreate"}
-    surge, unavailable = (0, 1) if resolved.profile.gpus else (1, 0)
+    surge = int(mdep.spec.rollout.get("maxSurge", 0 if resolved.profile.gpus else 1))
+    unavailable = 0 if surge else 1
     return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
 
 
@@ -65,7 +80,7 @@ def pod_template(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) ->
         "terminationGracePeriodSeconds": LINGER + mdep.spec.drain_seconds + 10,
         "securityContext": {**user, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container(mdep, resolved, pull_policy)],
-        "volumes": volumes(resolved),
+        "volumes": volumes(mdep, resolved),
     }
     return {"metadata": {"labels": mdep.labels}, "spec": spec | scheduling(mdep, resolved)}
 
@@ -144,12 +159,23 @@ def mounts(resolved: Resolved) -> list[Json]:
     return found + ([{"name": "model", "mountPath": MOUNT, "readOnly": True}] if resolved.claim else [])
 
 
-def volumes(resolved: Resolved) -> list[Json]:
+def volumes(mdep: ModelDeployment, resolved: Resolved) -> list[Json]:
     shm = {"name": "shm", "emptyDir": {"medium": "Memory"}}
-    found: list[Json] = [{"name": "cache", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}, shm]
+    found: list[Json] = [{"name": "cache", **cache(mdep)}, {"name": "tmp", "emptyDir": {}}, shm]
     if resolved.claim:
         found.append({"name": "model", "persistentVolumeClaim": {"claimName": resolved.claim, "readOnly": True}})
     return found
+
+
+def cache(mdep: ModelDeployment) -> Json:
+    """The volume that downloads go to: with the pod by default, on a claim or in a folder of the node where it was asked for."""
+    asked = mdep.spec.cache or {"type": "EmptyDir"}
+    match asked["type"]:
+        case "PersistentVolumeClaim":
+            return {"persistentVolumeClaim": {"claimName": asked.get("claimName", mdep.claim_name)}}
+        case "HostPath":
+            return {"hostPath": {"path": asked["path"], "type": "DirectoryOrCreate"}}
+    return {"emptyDir": {"sizeLimit": asked["size"]} if "size" in asked else {}}
 
 
 def scheduling(mdep: ModelDeployment, resolved: Resolved) -> Json:

@@ -6,6 +6,7 @@ What the operator's role must allow, cluster-wide or per watched namespace:
   serving.jitney.dev  modeldeployments/finalizers  update  (owner references with blockOwnerDeletion)
   apps                deployments                  get list watch create patch
   core                services                     get list watch create patch
+  core                persistentvolumeclaims       get list watch create patch
   core                pods                         list watch
   events.k8s.io       events                       create
 and in its own namespace:
@@ -31,6 +32,7 @@ WATCHED = {
     KIND: (f"/apis/{API_VERSION}", PLURAL),
     "Deployment": ("/apis/apps/v1", "deployments"),
     "Service": ("/api/v1", "services"),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "Pod": ("/api/v1", "pods"),
 }
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

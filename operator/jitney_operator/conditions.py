@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from jitney_operator.api import LABEL, Json, ModelDeployment
 from jitney_operator.failures import Failure
 from jitney_operator.observed import Observed, Pod
+from jitney_operator.reasons import REASONS, STALLING
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
-# Retrying cannot help against these; somebody has to act.
-STALLING = {
-    "ModelNotFound", "SizeNotFound", "DoesNotFit", "ProfileNotFound", "NotAllowed", "NameConflict", "NotSupportedYet", "Unauthorized",
-}  # fmt: skip
 LOADING = {"Downloading", "Loading", "WarmingUp"}
 
 
 @dataclass(frozen=True)
 class Condition:
+    """`reason` is one of reasons.REASONS, on a condition that it may stand on."""
+
     type: str
     status: str
     reason: str
     message: str
+
+    def __post_init__(self) -> None:
+        if self.type not in ("Ready", "Stalled", "Progressing") and self.type not in REASONS[self.reason].conditions:
+            raise ValueError(f"{self.reason} is no reason of {self.type}")
 
 
 @dataclass(frozen=True)

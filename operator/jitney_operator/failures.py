@@ -31,7 +31,7 @@ ADVICE = {
     "StartupTimeout": "Raise spec.startupTimeoutSeconds if the model needs longer to load.",
 }
 PULL_ERRORS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
-SCHEDULING = {"InsufficientGPU", "InsufficientMemory", "Unschedulable", "WaitingForDrain", "QuotaExceeded", "PolicyDenied"}
+SCHEDULING = {"InsufficientGPU", "InsufficientMemory", "Unschedulable", "WaitingForDrain", "QuotaExceeded", "PolicyDenied", "NodeLost"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def of_pod(pod: Pod, draining: bool = False) -> Failure | None:
     """None while the pod is ready or simply on its way."""
     if pod.leaving or pod.ready:
         return None
-    return _unscheduled(pod, draining) or _waiting(pod) or _ended(pod)
+    return _unscheduled(pod, draining) or _lost(pod) or _waiting(pod) or _ended(pod)
 
 
 def _unscheduled(pod: Pod, draining: bool) -> Failure | None:
@@ -101,6 +101,16 @@ def _unscheduled(pod: Pod, draining: bool) -> Failure | None:
     if claim:
         return Failure("ClaimNotFound", f"There is no PersistentVolumeClaim {claim[1]} here; create it or change spec.model.", pod.name)
     return Failure("Unschedulable", f"No node takes the pod: {message}", pod.name)
+
+
+def _lost(pod: Pod) -> Failure | None:
+    """Only the node controller calls a pod not ready whose containers are: the node that would know has fallen silent."""
+    condition = pod.condition("Ready")
+    silent = condition.get("status") != "True" and pod.condition("ContainersReady").get("status") == "True"
+    if not silent or condition.get("reason") == "ReadinessGatesNotReady":
+        return None
+    node = pod.body.get("spec", {}).get("nodeName", "")
+    return Failure("NodeLost", f"The node {node} has fallen silent; Kubernetes makes another pod when it gives the node up.", pod.name)
 
 
 def _waiting(pod: Pod) -> Failure | None:

@@ -42,34 +42,53 @@ def estimate(model: Model, device: str, max_num_seqs: int, max_model_len: int) -
     return Estimate(max_model_len, weights, max_num_seqs * max_model_len * kv_bytes_per_token(model, device), overhead)
 
 
-def check(model: Model, device: str, memory: int, max_num_seqs: int, max_model_len: int | None) -> Estimate:
-    """The estimate that fits `memory` bytes; without a wish the window is lowered to what fits. Rejected says what would fit."""
-    wish = estimate(model, device, max_num_seqs, max_model_len or model.context)
-    if max_model_len and max_model_len > model.context:
-        raise Rejected("DoesNotFit", f"maxModelLen {max_model_len} is longer than the model's window; set at most {model.context}.")
+@dataclass(frozen=True)
+class Request:
+    """What is to be held: a model, how many sequences at once, and how long a window; None is the model's own, lowered to what fits."""
+
+    model: Model
+    max_num_seqs: int
+    max_model_len: int | None
+
+    def check(self) -> None:
+        """Rejected when no memory would help."""
+        if self.max_model_len and self.max_model_len > self.model.context:
+            raise Rejected(
+                "DoesNotFit", f"maxModelLen {self.max_model_len} is longer than the model's window; set at most {self.model.context}."
+            )
+
+    def wish(self, device: str) -> Estimate:
+        return estimate(self.model, device, self.max_num_seqs, self.max_model_len or self.model.context)
+
+
+def within(request: Request, device: str, memory: int) -> Estimate | None:
+    """The estimate that fits `memory` bytes, with a shorter window where none was asked for; None when there is none."""
+    wish = request.wish(device)
     if wish.total <= memory:
         return wish
-    longest = longest_window(model, device, memory, max_num_seqs)
-    if max_model_len is None and longest >= min(SHORTEST, model.context):
-        return estimate(model, device, max_num_seqs, longest)
-    raise Rejected("DoesNotFit", _advice(model, device, wish, memory, max_num_seqs, longest))
+    longest = longest_window(request.model, device, memory, request.max_num_seqs)
+    if request.max_model_len is None and longest >= min(SHORTEST, request.model.context):
+        return estimate(request.model, device, request.max_num_seqs, longest)
+    return None
+
+
+def refusal(request: Request, device: str, memory: int, others: tuple[str, ...]) -> Rejected:
+    """What would fit; `others` are profiles that would hold it as it is."""
+    wish, model, seqs = request.wish(device), request.model, request.max_num_seqs
+    needs = (
+        f"Needs {gib(wish.total)} (weights {gib(wish.weights)}, keys and values {gib(wish.kv_cache)}, "
+        f"overhead {gib(wish.overhead)}) and the profile has {gib(memory)}. "
+    )
+    longest = longest_window(model, device, memory, seqs)
+    ways = [f"maxModelLen {longest}"] if longest >= SHORTEST else []
+    batch = (memory - wish.weights - wish.overhead) // (wish.max_model_len * kv_bytes_per_token(model, device))
+    ways += [f"maxNumSeqs {batch}"] if 0 < batch < seqs else []
+    ways += [f"resourceProfile {name}" for name in others]
+    way = f"What would fit: {' or '.join(ways)}." if ways else "Choose a smaller size, or ask the administrator for a bigger profile."
+    return Rejected("DoesNotFit", needs + way)
 
 
 def longest_window(model: Model, device: str, memory: int, max_num_seqs: int) -> int:
     """Tokens, in steps of 16; 0 when not even the weights fit."""
     fixed = estimate(model, device, max_num_seqs, 0).total
     return min(model.context, max(0, (memory - fixed) // (max_num_seqs * kv_bytes_per_token(model, device))) // 16 * 16)
-
-
-def _advice(model: Model, device: str, wish: Estimate, memory: int, max_num_seqs: int, longest: int) -> str:
-    needs = (
-        f"Needs {gib(wish.total)} (weights {gib(wish.weights)}, keys and values {gib(wish.kv_cache)}, "
-        f"overhead {gib(wish.overhead)}) and the profile has {gib(memory)}. "
-    )
-    fixed = wish.weights + wish.overhead
-    if fixed >= memory:
-        return needs + "Choose a smaller size or a profile with more memory."
-    batch = (memory - fixed) // (wish.max_model_len * kv_bytes_per_token(model, device))
-    ways = [f"maxModelLen {longest}"] if longest >= SHORTEST else []
-    ways += [f"maxNumSeqs {batch}"] if 0 < batch < max_num_seqs else []
-    return needs + f"What would fit: {' or '.join([*ways, 'a profile with more memory'])}."

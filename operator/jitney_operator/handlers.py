@@ -31,6 +31,8 @@ WATCHER = "jitney-operator-watch"
 # Seconds before the watches are started again; a run of LASTING seconds was a good one.
 FIRST_PAUSE, LONGEST_PAUSE, LASTING = 1.0, 30.0, 60.0
 
+CHILDREN = (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
+
 # Event type (None in the first listing) and the object.
 Receive = Callable[[str | None, Json], None]
 
@@ -104,7 +106,7 @@ class Watches:
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(self._login)
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._on_event)
-        for group, version, plural in (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "pods")):
+        for group, version, plural in CHILDREN:
             kopf.on.event(group, version, plural, labels={LABEL: kopf.PRESENT}, registry=registry)(self._on_event)
         return registry
 
@@ -141,9 +143,8 @@ def _settings() -> kopf.OperatorSettings:
     # Its default pause of 0.1 s asks for full listings ten times a second when the server keeps saying 410.
     settings.watching.reconnect_backoff = 2.0
     settings.networking.error_backoffs = _Backoffs()
-    settings.watching.label_selectors["apps", "v1", "deployments"] = LABEL
-    settings.watching.label_selectors["v1", "services"] = LABEL
-    settings.watching.label_selectors["v1", "pods"] = LABEL
+    for group, version, plural in CHILDREN:
+        settings.watching.label_selectors[(group, version, plural) if group else (version, plural)] = LABEL
     return settings
 
 

@@ -62,11 +62,12 @@ class Pod:
 
 @dataclass(frozen=True)
 class Observed:
-    """`deployment` and `service` are None when the cluster has none of ours."""
+    """`deployment`, `service` and `claim` (the cache's) are None when the cluster has none of ours."""
 
     deployment: Json | None = None
     service: Json | None = None
     pods: tuple[Pod, ...] = field(default_factory=tuple)
+    claim: Json | None = None
 
     def count(self, name: str) -> int:
         """replicas, updatedReplicas or readyReplicas as the Deployment controller counts them."""

@@ -38,7 +38,7 @@ def make(mdep: ModelDeployment, observed: Observed, settings: Settings, catalogu
         # The children of the last good generation stay as they are.
         return Plan((), _facts(mdep, observed, conditions.rejected(error.reason, error.message), None, False, None), None)
     children = builders.children(mdep, resolved, settings.image_pull_policy)
-    changes = tuple(child for child in children if not drift.holds(_live(observed, child), _comparable(child)))
+    changes = tuple(child for child in children if _differs(observed, child))
     template = children[-1]["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
     verdict = conditions.accepted(resolved.model is not None)
     facts = _facts(mdep, observed, verdict, template, not changes, progress)
@@ -50,8 +50,14 @@ def _comparable(child: Json) -> Json:
     return {name: value for name, value in child.items() if name not in ("apiVersion", "kind")}
 
 
-def _live(observed: Observed, child: Json) -> Json | None:
-    return observed.service if child["kind"] == "Service" else observed.deployment
+def _differs(observed: Observed, child: Json) -> bool:
+    match child["kind"]:
+        case "PersistentVolumeClaim":
+            # Most of a claim cannot be changed, and its owner may let it grow: made once, it is left alone.
+            return observed.claim is None
+        case "Service":
+            return not drift.holds(observed.service, _comparable(child))
+    return not drift.holds(observed.deployment, _comparable(child))
 
 
 def _facts(

@@ -97,7 +97,7 @@ class Reconciler:
     async def _apply(self, mdep: ModelDeployment, wish: Plan) -> tuple[Plan, bool]:
         try:
             for child in wish.changes:
-                live = self._store.find(child["kind"], mdep.key, mdep.name)
+                live = self._store.find(child["kind"], mdep.key, child["metadata"]["name"])
                 # Our own write is known before the watch brings it: the next look must not repeat it.
                 self._store.put(await self._writer.apply(child, mdep, live))
         except Rejected as error:
@@ -111,7 +111,7 @@ class Reconciler:
         """409 or 404 on what the store holds: it is stale there, so the next attempt asks the server."""
         if error.status in (404, 409):
             for child in wish.changes:
-                held = self._store.find(child["kind"], mdep.key, mdep.name)
+                held = self._store.find(child["kind"], mdep.key, child["metadata"]["name"])
                 if held:
                     self._store.drop(held)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jitney_operator import fit
+from jitney_operator import fit, permits
 from jitney_operator.api import Json, ModelDeployment, Spec
 from jitney_operator.catalogue import Catalogue, Model
 from jitney_operator.errors import Rejected
-from jitney_operator.fit import Estimate
+from jitney_operator.fit import Estimate, Request
 from jitney_operator.quantities import gib, size
 from jitney_operator.settings import Profile, Settings
 
@@ -26,6 +26,7 @@ class Resolved:
     model: Model | None
     estimate: Estimate | None
     max_model_len: int | None
+    explanation: str = ""
 
     @property
     def device(self) -> str:
@@ -41,6 +42,8 @@ class Resolved:
             found["size"] = self.model.size
         if self.max_model_len:
             found["maxModelLen"] = self.max_model_len
+        if self.explanation:
+            found["explanation"] = self.explanation
         if self.estimate:
             parts = {"weights": self.estimate.weights, "kvCache": self.estimate.kv_cache, "overhead": self.estimate.overhead}
             found |= {"estimatedMemory": gib(self.estimate.total), "breakdown": {name: gib(value) for name, value in parts.items()}}
@@ -49,22 +52,39 @@ class Resolved:
 
 def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> Resolved:
     """What this generation means; Rejected when it cannot run."""
-    spec = mdep.spec
+    spec, kept = mdep.spec, _kept(mdep)
     refuse_unsupported(spec)
-    profile = choose_profile(spec, settings)
+    permits.check(spec, settings.allow)
     model, reference, claim = find_model(spec, catalogue)
-    estimate = fit.check(model, profile.device, memory_of(spec, profile), spec.max_num_seqs, spec.max_model_len) if model else None
-    image = spec.image or _kept_image(mdep) or profile.image or settings.runtime_image
+    request = Request(model, spec.max_num_seqs, spec.max_model_len or kept.get("maxModelLen")) if model else None
+    kept_profile = settings.profiles.get(kept.get("profile", ""))
+    if kept_profile:
+        profile, estimate = place(spec, (kept_profile,), request, settings)
+        explanation = kept.get("explanation", "")
+    else:
+        tried = candidates(spec, settings)
+        profile, estimate = place(spec, tried, request, settings)
+        explanation = explain(profile, tried[: tried.index(profile)], request, estimate)
+    image = spec.image or kept.get("image") or profile.image or settings.runtime_image
     window = estimate.max_model_len if estimate else spec.max_model_len
-    return Resolved(reference, claim, image, profile, model, estimate, window)
+    return Resolved(reference, claim, image, profile, model, estimate, window, explanation)
+
+
+def explain(profile: Profile, passed_over: tuple[Profile, ...], request: Request | None, estimate: Estimate | None) -> str:
+    """What was chosen for the person, and why; empty where nothing was."""
+    parts = []
+    if passed_over:
+        names = ", ".join(f"{other.name} ({gib(other.memory)})" for other in passed_over)
+        parts.append(f"{profile.name} ({gib(profile.memory)}) holds the model and {names} would not.")
+    if request and estimate and not request.max_model_len and estimate.max_model_len < request.model.context:
+        parts.append(f"The context window is {estimate.max_model_len} of {request.model.context} tokens, which is what the memory holds.")
+    return " ".join(parts)
 
 
 def refuse_unsupported(spec: Spec) -> None:
     """What the schema promises and this version does not do yet is refused aloud, not ignored."""
     missing = {
-        "spec.cache": spec.cache is not None,
         "spec.autoscaling": spec.autoscaling is not None,
-        "spec.rollout.maxSurge": "maxSurge" in spec.rollout,
         f"quantization {spec.quantization}": spec.quantization != "none",
         "a model from oci://": spec.model.startswith("oci://"),
     }
@@ -73,16 +93,37 @@ def refuse_unsupported(spec: Spec) -> None:
             raise Rejected("NotSupportedYet", f"This version does not support {what} yet; remove it from the spec.")
 
 
-def choose_profile(spec: Spec, settings: Settings) -> Profile:
-    """The named one, else the first that has the asked device, else the default."""
+def place(spec: Spec, profiles: tuple[Profile, ...], request: Request | None, settings: Settings) -> tuple[Profile, Estimate | None]:
+    """The first of these that holds what is asked for; Rejected says what would fit. What is not known is not measured."""
+    if request is None:
+        return profiles[0], None
+    request.check()
+    for profile in profiles:
+        estimate = fit.within(request, profile.device, memory_of(spec, profile))
+        if estimate:
+            return profile, estimate
+    largest = max(profiles, key=lambda profile: profile.memory)
+    others = (profile for profile in settings.profiles.values() if profile not in profiles and spec.device in ("auto", profile.device))
+    fitting = tuple(profile.name for profile in others if fit.within(request, profile.device, memory_of(spec, profile)))
+    raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting)
+
+
+def candidates(spec: Spec, settings: Settings) -> tuple[Profile, ...]:
+    """The named profile alone; without a name the default, then the others from the smallest on, of the device that was asked for."""
     names = ", ".join(settings.profiles)
-    if spec.profile is None and spec.device != "auto":
+    if spec.profile is None:
         default = settings.profiles[settings.default_profile]
-        for profile in (default, *settings.profiles.values()):
-            if profile.device == spec.device:
-                return profile
-        raise Rejected("ProfileNotFound", f"No profile has the device {spec.device}; the administrator's profiles are {names}.")
-    found = settings.profiles.get(spec.profile or settings.default_profile)
+        others = sorted(settings.profiles.values(), key=lambda profile: (profile.gpus, profile.memory))
+        ordered = [default, *(profile for profile in others if profile is not default)]
+        found = tuple(profile for profile in ordered if spec.device in ("auto", profile.device))
+        if not found:
+            raise Rejected("ProfileNotFound", f"No profile has the device {spec.device}; the administrator's profiles are {names}.")
+        return found
+    return (_named_profile(spec, settings, names),)
+
+
+def _named_profile(spec: Spec, settings: Settings, names: str) -> Profile:
+    found = settings.profiles.get(spec.profile or "")
     if found is None:
         raise Rejected("ProfileNotFound", f"There is no profile {spec.profile}; set spec.resourceProfile to one of {names}.")
     if spec.device not in ("auto", found.device):
@@ -117,9 +158,10 @@ def memory_of(spec: Spec, profile: Profile) -> int:
         raise Rejected("DoesNotFit", f"resources.limits.memory: {error}.") from error
 
 
-def _kept_image(mdep: ModelDeployment) -> str | None:
-    """An upgraded operator restarts nothing: the image stays as resolved until the spec changes."""
-    if mdep.status.get("observedGeneration") != mdep.generation:
-        return None
-    image: str | None = mdep.status.get("resolved", {}).get("image")
-    return image
+def _kept(mdep: ModelDeployment) -> Json:
+    """What this generation came to mean when it was accepted: an upgraded operator or another configuration restarts nothing."""
+    accepted: Json = next((entry for entry in mdep.status.get("conditions", ()) if entry["type"] == "Accepted"), {})
+    if accepted.get("status") != "True" or accepted.get("observedGeneration") != mdep.generation:
+        return {}
+    kept: Json = mdep.status.get("resolved") or {}
+    return kept

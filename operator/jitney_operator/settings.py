@@ -17,7 +17,8 @@ _PROFILE_FIELDS = {
     "device", "memory", "gpus", "gpuResource", "requests", "limits", "tolerations",
     "image", "nodeSelector", "runtimeClassName", "schedulerName",
 }  # fmt: skip
-_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles"}
+_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles", "allow"}
+_ALLOW_FIELDS = {"images", "env", "hostPaths"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,28 @@ class Profile:
         )
 
 
+@dataclass(frozen=True)
+class Allow:
+    """What the people who write resources may choose for themselves: shell patterns (fnmatch); `host_paths` are folders."""
+
+    images: tuple[str, ...] = ("*",)
+    env: tuple[str, ...] = ("*",)
+    host_paths: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        unknown = set(values) - _ALLOW_FIELDS
+        if unknown:
+            raise SettingsError(f"allow: unknown field {sorted(unknown)[0]}; known are {', '.join(sorted(_ALLOW_FIELDS))}")
+        for name, patterns in values.items():
+            if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+                raise SettingsError(f"allow: {name} must be a list of strings")
+        relative = [path for path in values.get("hostPaths", ()) if not path.startswith("/")]
+        if relative:
+            raise SettingsError(f"allow: hostPaths must be absolute, not {relative[0]}")
+        return cls(tuple(values.get("images", ("*",))), tuple(values.get("env", ("*",))), tuple(values.get("hostPaths", ())))
+
+
 def _bytes(name: str, memory: str | int) -> int:
     try:
         return quantities.size(memory)
@@ -80,6 +103,7 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     default_profile: str = "cpu"
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    allow: Allow = Allow()
     http_port: int = 8080
 
     @classmethod
@@ -99,6 +123,7 @@ class Settings:
             image_pull_policy=values.get("imagePullPolicy", "IfNotPresent"),
             default_profile=default,
             profiles=profiles,
+            allow=Allow.parse(values.get("allow") or {}),
             http_port=int(environ.get("JITNEY_HTTP_PORT") or 8080),
         )
 

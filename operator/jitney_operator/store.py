@@ -74,10 +74,15 @@ class Store:
     def observed(self, mdep: ModelDeployment) -> Observed:
         """Children of this very object: what an earlier one of the same name left behind does not count."""
         pods = self._objects.get("Pod", {}).get(mdep.key, {}).values()
-        return Observed(self._owned("Deployment", mdep), self._owned("Service", mdep), tuple(Pod(body) for body in pods))
+        return Observed(
+            self._owned("Deployment", mdep, mdep.name),
+            self._owned("Service", mdep, mdep.name),
+            tuple(Pod(body) for body in pods),
+            self._owned("PersistentVolumeClaim", mdep, mdep.claim_name),
+        )
 
-    def _owned(self, kind: str, mdep: ModelDeployment) -> Json | None:
-        body = self.find(kind, mdep.key, mdep.name)
+    def _owned(self, kind: str, mdep: ModelDeployment, name: str) -> Json | None:
+        body = self.find(kind, mdep.key, name)
         owners = body["metadata"].get("ownerReferences", []) if body else []
         return body if any(owner.get("uid") == mdep.uid for owner in owners) else None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from jitney_operator.cluster import Cluster
+from jitney_operator.api import KIND
+from jitney_operator.cluster import WATCHED, Cluster
 from jitney_operator.errors import ClusterError
 from jitney_operator.store import Store
 
@@ -32,7 +33,7 @@ class Warmup:
             await self._cold.wait()
             self._cold.clear()
             try:
-                for kind in ("Deployment", "Service", "Pod"):
+                for kind in WATCHED.keys() - {KIND}:
                     for listing in await self._cluster.list(kind, self._namespaces):
                         for body in listing.items:
                             self._store.put(body)

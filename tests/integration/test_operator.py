@@ -174,6 +174,26 @@ def test_failing_again_in_the_same_way_writes_nothing(created: Namespace, operat
     assert created.get()["metadata"]["resourceVersion"] == before
 
 
+def test_a_made_cache_is_a_claim_that_may_grow(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, cache={"type": "PersistentVolumeClaim", "size": "1Gi"})
+    claim = operator.until(lambda: json.loads(namespace.kubectl("get", "pvc", "chat-cache", "-o", "json")))
+    assert claim["metadata"]["ownerReferences"][0]["uid"] == namespace.get()["metadata"]["uid"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
+    assert operator.until(lambda: children.deployment(namespace))["spec"]["strategy"] == {"type": "Recreate"}
+    operator.until(lambda: namespace.get()["status"]["observedGeneration"] == 1)
+    namespace.kubectl("delete", "pvc", "chat-cache", "--wait=false")
+    namespace.kubectl("patch", "pvc", "chat-cache", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    operator.until(
+        lambda: json.loads(namespace.kubectl("get", "pvc", "chat-cache", "-o", "json"))["metadata"]["uid"] != claim["metadata"]["uid"]
+    )
+
+
+def test_a_folder_of_the_node_only_where_the_administrator_allows_it(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, cache={"type": "HostPath", "path": "/etc"})
+    operator.until(lambda: reason(namespace) == "NotAllowed")
+    assert not namespace.kubectl("get", "deployments", "-o", "name")
+
+
 class Runtime(BaseHTTPRequestHandler):
     """What a runtime answers while it loads."""
 

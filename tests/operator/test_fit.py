@@ -9,6 +9,7 @@ import pytest
 from jitney_operator import fit
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.errors import Rejected
+from jitney_operator.fit import Request
 
 GIB = 1024**3
 SMOLLM2 = Catalogue.read().find("smollm2-instruct", "0.135")
@@ -22,17 +23,27 @@ def test_weights_and_keys_and_values_are_counted_in_the_runtimes_dtype(device: s
     assert found.kv_cache == 16 * 2048 * 2 * 30 * 3 * 64 * width
 
 
+def asked(max_num_seqs: int, max_model_len: int | None = None) -> Request:
+    return Request(SMOLLM2, max_num_seqs, max_model_len)
+
+
 def test_the_window_is_lowered_to_what_fits_when_none_was_asked_for():
-    found = fit.check(SMOLLM2, "cpu", 2 * GIB, 16, None)
+    found = fit.within(asked(16), "cpu", 2 * GIB)
+    assert found is not None
     assert 512 <= found.max_model_len < SMOLLM2.context
     assert found.total <= 2 * GIB
+    assert fit.within(asked(16, 8192), "cpu", 2 * GIB) is None
 
 
 def test_what_the_advice_names_really_fits():
-    with pytest.raises(Rejected) as refused:
-        fit.check(SMOLLM2, "cpu", 2 * GIB, 64, 8192)
-    assert refused.value.reason == "DoesNotFit"
-    batch = int(re.search(r"maxNumSeqs (\d+)", str(refused.value))[1])  # type: ignore[index]
-    assert fit.check(SMOLLM2, "cpu", 2 * GIB, batch, 8192).total <= 2 * GIB
-    with pytest.raises(Rejected):
-        fit.check(SMOLLM2, "cpu", 2 * GIB, batch + 1, 8192)
+    refused = fit.refusal(asked(64, 8192), "cpu", 2 * GIB, ("big",))
+    assert refused.reason == "DoesNotFit"
+    assert "resourceProfile big" in refused.message
+    batch = int(re.search(r"maxNumSeqs (\d+)", refused.message)[1])  # type: ignore[index]
+    assert fit.within(asked(batch, 8192), "cpu", 2 * GIB) is not None
+    assert fit.within(asked(batch + 1, 8192), "cpu", 2 * GIB) is None
+
+
+def test_a_window_beyond_the_models_helps_nobody():
+    with pytest.raises(Rejected, match="set at most 8192"):
+        asked(1, 9000).check()

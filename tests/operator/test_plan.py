@@ -11,14 +11,15 @@ from jitney_operator import drift, failures, plan
 from jitney_operator.api import TEMPLATE, ModelDeployment
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.observed import Observed, Pod
-from jitney_operator.settings import Profile, Settings
+from jitney_operator.settings import Allow, Profile, Settings
 
 GI = 1024**3
 SETTINGS = Settings(
     profiles={
         "cpu": Profile("cpu", "cpu", 4 * GI, limits={"memory": "4Gi"}),
         "gpu": Profile("gpu", "cuda", 24 * GI, gpus=1),
-    }
+    },
+    allow=Allow(images=("registry.example/*",), env=("HF_*", "JITNEY_*"), host_paths=("/mnt/models",)),
 )
 CATALOGUE = Catalogue.read()
 SMALL = {"model": "smollm2-instruct", "size": "0.135"}
@@ -93,14 +94,18 @@ def test_suspended_is_ready_and_not_available():
         ({"model": "nope"}, "ModelNotFound", "org/repo"),
         ({"model": "smollm2-instruct"}, "SizeNotFound", "0.135, 0.36, 1.7"),
         ({"model": "smollm2-instruct", "size": 9}, "SizeNotFound", "0.135"),
-        ({"model": "qwen2.5-instruct", "size": 7}, "DoesNotFit", "smaller size"),
+        ({"model": "qwen1.5-chat", "size": 7, "device": "cpu"}, "DoesNotFit", "smaller size"),
+        ({"model": "qwen2.5-instruct", "size": 7, "resourceProfile": "cpu"}, "DoesNotFit", "What would fit: resourceProfile gpu."),
         (SMALL | {"maxModelLen": 8192, "maxNumSeqs": 512}, "DoesNotFit", "What would fit: "),
         (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
         (SMALL | {"quantization": "int8"}, "NotSupportedYet", "int8"),
         (SMALL | {"quantization": "int4"}, "NotSupportedYet", "int4"),
-        (SMALL | {"cache": {"type": "EmptyDir"}}, "NotSupportedYet", "spec.cache"),
         (SMALL | {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}, "NotSupportedYet", "autoscaling"),
-        (SMALL | {"rollout": {"maxSurge": 1}}, "NotSupportedYet", "maxSurge"),
+        (SMALL | {"image": "elsewhere/x:1"}, "NotAllowed", "allowed are registry.example/*"),
+        (SMALL | {"env": [{"name": "LD_PRELOAD", "value": "x"}]}, "NotAllowed", "LD_PRELOAD"),
+        (SMALL | {"cache": {"type": "HostPath", "path": "/etc"}}, "NotAllowed", "allowed are /mnt/models"),
+        (SMALL | {"cache": {"type": "HostPath", "path": "/mnt/models/../../etc"}}, "NotAllowed", "allowed are /mnt/models"),
+        (SMALL | {"cache": {"type": "HostPath", "path": "/mnt/models-of-others"}}, "NotAllowed", "allowed are /mnt/models"),
         ({"model": "oci://registry/x"}, "NotSupportedYet", "oci"),
     ],
 )
@@ -173,3 +178,87 @@ def test_a_gpu_pod_leaves_before_the_next_comes():
 )
 def test_drift(live: Any, desired: Any, same: bool):
     assert drift.holds(live, desired) is same
+
+
+@pytest.mark.parametrize(
+    ("ready", "containers", "reason"),
+    [
+        ({"status": "False"}, "True", "NodeLost"),
+        ({"status": "Unknown", "reason": "NodeStatusUnknown"}, "True", "NodeLost"),
+        ({"status": "False", "reason": "ContainersNotReady"}, "False", None),
+        ({"status": "False", "reason": "ReadinessGatesNotReady"}, "True", None),
+        ({"status": "True"}, "True", None),
+    ],
+)
+def test_a_node_that_has_fallen_silent(ready: dict[str, str], containers: str, reason: str | None):
+    status = {"conditions": [{"type": "Ready", **ready}, {"type": "ContainersReady", "status": containers}]}
+    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": {"nodeName": "n7"}, "status": status}))
+    assert (failure.reason if failure else None) == reason
+    assert failure is None or "n7" in failure.message
+
+
+def test_without_a_profile_the_smallest_that_holds_the_model_is_taken_and_that_is_said():
+    found = make(resource(model="qwen2.5-instruct", size=7)).resolved or {}
+    assert found["profile"] == "gpu"
+    assert found["explanation"].startswith("gpu (24.00Gi) holds the model and cpu (4.00Gi) would not.")
+    assert "The context window is " in found["explanation"]
+
+
+def test_the_default_profile_is_taken_where_it_holds_the_model():
+    found = make(resource(**SMALL, maxModelLen=2048)).resolved or {}
+    assert found["profile"] == "cpu"
+    assert "explanation" not in found
+
+
+def volume(wish: plan.Plan, name: str) -> dict[str, Any]:
+    volumes = {entry["name"]: entry for entry in wish.changes[-1]["spec"]["template"]["spec"]["volumes"]}
+    return {key: value for key, value in volumes[name].items() if key != "name"}
+
+
+@pytest.mark.parametrize(
+    ("cache", "source"),
+    [
+        (None, {"emptyDir": {}}),
+        ({"type": "EmptyDir", "size": "20Gi"}, {"emptyDir": {"sizeLimit": "20Gi"}}),
+        ({"type": "PersistentVolumeClaim", "claimName": "weights"}, {"persistentVolumeClaim": {"claimName": "weights"}}),
+        ({"type": "PersistentVolumeClaim", "size": "20Gi"}, {"persistentVolumeClaim": {"claimName": "chat-cache"}}),
+        ({"type": "HostPath", "path": "/mnt/models/a"}, {"hostPath": {"path": "/mnt/models/a", "type": "DirectoryOrCreate"}}),
+    ],
+)
+def test_where_downloads_go(cache: dict[str, Any] | None, source: dict[str, Any]):
+    assert volume(make(resource(**SMALL, **({"cache": cache} if cache else {}))), "cache") == source
+
+
+def test_a_made_claim_is_made_once_and_its_pods_never_overlap():
+    mdep = resource(**SMALL, cache={"type": "PersistentVolumeClaim", "size": "20Gi"})
+    claim, service, deployment = make(mdep).changes
+    assert (claim["kind"], claim["metadata"]["name"], service["kind"]) == ("PersistentVolumeClaim", "chat-cache", "Service")
+    assert claim["metadata"]["ownerReferences"][0]["uid"] == "u1"
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    grown = copy.deepcopy(claim)
+    grown["spec"]["resources"]["requests"]["storage"] = "40Gi"
+    assert make(mdep, Observed(deployment, service, claim=grown)).changes == ()
+
+
+@pytest.mark.parametrize(
+    ("spec", "surge", "unavailable"),
+    [({}, 1, 0), ({"resourceProfile": "gpu"}, 0, 1), ({"resourceProfile": "gpu", "rollout": {"maxSurge": 1}}, 1, 0)],
+)
+def test_how_many_pods_there_may_be_during_a_rollout(spec: dict[str, Any], surge: int, unavailable: int):
+    deployment = make(resource(**SMALL, **spec)).changes[-1]
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": surge, "maxUnavailable": unavailable}
+
+
+def test_what_a_generation_came_to_mean_outlives_another_configuration():
+    mdep = resource(**SMALL)
+    seen = make(mdep, running(mdep, Ready="True")).status(NOW)
+    other = Settings(
+        runtime_image="jitney-runtime:9",
+        default_profile="big",
+        profiles={**SETTINGS.profiles, "big": Profile("big", "cpu", 64 * GI)},
+    )
+    again = plan.make(resource(seen, **SMALL), Observed(), other, CATALOGUE).resolved
+    assert again == seen["resolved"]
+    moved = resource(seen | {"conditions": [{**entry, "observedGeneration": 0} for entry in seen["conditions"]]}, **SMALL)
+    fresh = plan.make(moved, Observed(), other, CATALOGUE).resolved or {}
+    assert (fresh["image"], fresh["profile"]) == ("jitney-runtime:9", "big")

@@ -50,7 +50,7 @@ app.kubernetes.io/part-of: jitney
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [services]
+  resources: [services, persistentvolumeclaims]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]

@@ -1,0 +1,70 @@
+"""Least privilege, both ways: the operator uses every right that the chart gives it, and asks for none that it lacks.
+
+Runs last (files run in order of their names), on the API server's own record of the whole suite.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from product import installation
+
+from cluster.kubectl import Kubectl
+from cluster.target import Cluster
+
+ACCOUNT = f"system:serviceaccount:{installation.NAMESPACE}:jitney-operator"
+Right = tuple[str, str, str]
+# Granted and not seen in the record, each with its reason.
+NAMED_EXCEPTIONS: dict[Right, str] = {
+    ("serving.jitney.dev", "modeldeployments/finalizers", "update"): "asked for by admission when a child names its owner; never a request",
+    (
+        "serving.jitney.dev",
+        "modeldeployments",
+        "get",
+    ): "the answer of a status write is read without it; kept for people who debug as this account",
+    ("", "persistentvolumeclaims", "get"): "before a cache's claim is made; the suite's models come on claims of their own",
+    ("", "persistentvolumeclaims", "patch"): "as above",
+}
+
+
+def test_every_right_is_used_and_none_is_missing(cluster: Cluster, kubectl: Kubectl, operator: None) -> None:
+    log = getattr(cluster, "audit_log", None)
+    if log is None:
+        pytest.skip("only the local cluster keeps an audit log here")
+    entries = [json.loads(line) for line in log.read_text().splitlines() if ACCOUNT in line]
+    own = [entry for entry in entries if entry["user"]["username"] == ACCOUNT and "objectRef" in entry]
+    used = {_right(entry) for entry in own if entry.get("responseStatus", {}).get("code") != 403}
+    granted = _granted(kubectl)
+    print(
+        f"\n{len(granted)} rights, {len(own)} requests",
+        *sorted(" ".join(filter(None, right)) for right in granted - used),
+        sep="\n  not seen: ",
+    )
+    assert used <= granted
+    assert granted - used == set(NAMED_EXCEPTIONS) & granted
+
+
+def _right(entry: dict[str, Any]) -> Right:
+    reference = entry["objectRef"]
+    resource = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
+    return reference.get("apiGroup", ""), resource, "create" if _creates(entry) else entry["verb"]
+
+
+def _creates(entry: dict[str, Any]) -> bool:
+    """An apply that makes its object is recorded as a patch, and allowed as both."""
+    return bool(entry["verb"] == "patch" and entry.get("responseStatus", {}).get("code") == 201)
+
+
+def _granted(kubectl: Kubectl) -> set[Right]:
+    name = "jitney-operator"
+    roles = [kubectl.get("clusterrole", name, installation.NAMESPACE), kubectl.get("role", name, installation.NAMESPACE)]
+    return {
+        (group, resource, verb)
+        for role in roles
+        for rule in (role or {})["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }

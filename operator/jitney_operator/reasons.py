@@ -1,0 +1,152 @@
+"""Every reason a condition may have: what it means and what to do. No condition can be made with another; docs/status.md is this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reason:
+    """`conditions` it may stand on, besides Ready, which takes over the first that explains it."""
+
+    conditions: tuple[str, ...]
+    means: str
+    do: str
+
+
+_NOTHING = "Nothing."
+_WAIT = "Wait; the reason changes by itself."
+
+REASONS: dict[str, Reason] = {
+    "Pending": Reason(("Scheduled", "ModelLoaded"), "The operator, the scheduler or the pods have not come to it yet.", _WAIT),
+    # Accepted
+    "Fits": Reason(("Accepted",), "Weights, keys and values and overhead fit the profile; `status.resolved` has the figures.", _NOTHING),
+    "ShapeUnknown": Reason(
+        ("Accepted",),
+        "The model is not in the catalogue, so whether it fits was not checked.",
+        "Nothing, or set maxModelLen and maxNumSeqs so that it surely does.",
+    ),
+    "ModelNotFound": Reason(
+        ("Accepted", "ModelLoaded"),
+        "The catalogue, the hub, the claim or the image has no such model.",
+        "Correct `spec.model` or `spec.revision`; the message lists what there is.",
+    ),
+    "SizeNotFound": Reason(
+        ("Accepted",), "The catalogue has the model, and not in this size.", "Set `spec.size` to one that the message lists."
+    ),
+    "DoesNotFit": Reason(
+        ("Accepted",),
+        "The model needs more memory than the profile gives; nothing was scheduled.",
+        "Take what the message says would fit: a smaller maxModelLen or maxNumSeqs, or a bigger profile.",
+    ),
+    "ProfileNotFound": Reason(
+        ("Accepted",), "No profile has this name or device.", "Set `spec.resourceProfile` to one that the message lists."
+    ),
+    "NotAllowed": Reason(
+        ("Accepted",), "The administrator's values do not allow this image, variable or folder.", "Choose an allowed one, or ask for it."
+    ),
+    "NameConflict": Reason(
+        ("Accepted",), "An object that is not ours has a name we need.", "Remove it, or give the ModelDeployment another name."
+    ),
+    "NotSupportedYet": Reason(
+        ("Accepted", "ModelLoaded"),
+        "This version cannot do what the spec or the model asks for.",
+        "Leave the field out, or choose another model.",
+    ),
+    # Scheduled
+    "Placed": Reason(("Scheduled",), "Every wanted pod has a node.", _NOTHING),
+    "InsufficientGPU": Reason(
+        ("Scheduled",), "No node has a free GPU of the profile.", "Add a node, free a GPU, or choose another profile."
+    ),
+    "InsufficientMemory": Reason(
+        ("Scheduled",), "No node has the memory that the pod requests.", "Add a node, or choose a smaller profile or model."
+    ),
+    "Unschedulable": Reason(
+        ("Scheduled",),
+        "No node takes the pod; the message is the scheduler's.",
+        "Check `spec.scheduling` and the profile against the nodes.",
+    ),
+    "WaitingForDrain": Reason(("Scheduled",), "A pod that is finishing its answers still holds the GPU.", "Wait at most `drainSeconds`."),
+    "QuotaExceeded": Reason(("Scheduled",), "The namespace's quota does not allow another pod.", "Raise the quota, or ask for less."),
+    "PolicyDenied": Reason(("Scheduled",), "The cluster refuses to make the pod.", "The message says which policy and why."),
+    "NodeLost": Reason(("Scheduled",), "The pod's node has fallen silent.", "Look after the node; Kubernetes makes another pod in time."),
+    # ModelLoaded
+    "Loaded": Reason(("ModelLoaded",), "The pods hold the weights.", _NOTHING),
+    "Downloading": Reason(("ModelLoaded",), "A pod is fetching the weights; `status.progress` says how far it is.", _WAIT),
+    "Loading": Reason(("ModelLoaded",), "A pod is reading the weights; `status.progress` says how far it is.", _WAIT),
+    "WarmingUp": Reason(("ModelLoaded",), "A pod is running the model for the first time.", _WAIT),
+    "ImagePullError": Reason(
+        ("ModelLoaded",), "The runtime's image cannot be pulled.", "Check its name, the registry and `spec.imagePullSecrets`."
+    ),
+    "SecretNotFound": Reason(("ModelLoaded",), "A Secret or a key of it is missing.", "Create it, or correct the reference."),
+    "ClaimNotFound": Reason(
+        ("ModelLoaded",), "There is no such PersistentVolumeClaim.", "Create it, or correct `spec.model` or `spec.cache`."
+    ),
+    "Unauthorized": Reason(
+        ("ModelLoaded",), "The hub refuses the model: it is private or gated.", "Accept its licence and set `spec.hfTokenSecretRef`."
+    ),
+    "HubUnreachable": Reason(("ModelLoaded",), "The pod cannot reach the hub.", "Check the network path from the pods to the hub."),
+    "DiskFull": Reason(("ModelLoaded",), "The weights do not fit the disk.", "Set a bigger `spec.cache`, or give the nodes more storage."),
+    "OutOfMemory": Reason(
+        ("ModelLoaded",), "The pod's memory is too small.", "Lower maxNumSeqs or maxModelLen, or take a smaller size or a bigger profile."
+    ),
+    "GPUOutOfMemory": Reason(
+        ("ModelLoaded",), "The GPU's memory is too small.", "Lower maxNumSeqs or maxModelLen, or take a smaller size or a bigger GPU."
+    ),
+    "DeviceNotFound": Reason(
+        ("ModelLoaded",), "The pod shall use a GPU and finds none.", "Check the node's driver and device plugin, or set `device: cpu`."
+    ),
+    "CrashLoop": Reason(("ModelLoaded",), "The runtime ends again and again; the message has its last words.", "Act on the last words."),
+    "StartupTimeout": Reason(
+        ("ModelLoaded",), "The model was not ready in time and was stopped.", "Raise `spec.startupTimeoutSeconds` if it needs longer."
+    ),
+    # Available
+    "Serving": Reason(("Available",), "At least one pod answers chat requests, perhaps of the revision before.", _NOTHING),
+    "NoReadyReplica": Reason(("Available",), "No pod answers chat requests.", "The other conditions say why."),
+    "Suspended": Reason(("ModelLoaded", "Available"), "`spec.suspend` is set: no pod is wanted.", "Set it to false to serve again."),
+    "ScaledToZero": Reason(("ModelLoaded", "Available"), "`spec.replicas` is 0: no pod is wanted.", "Scale up to serve again."),
+    # Progressing
+    "RollingOut": Reason(("Progressing",), "Pods are being started or replaced.", _WAIT),
+    "Complete": Reason(("Progressing",), "Nothing is being rolled out.", _NOTHING),
+    "DeadlineExceeded": Reason(("Progressing",), "The rollout did not finish in time.", "The other conditions say what is in the way."),
+    # Ready
+    "Ready": Reason((), "Every wanted replica of the current generation answers chat requests.", _NOTHING),
+}
+
+# Retrying cannot help against these; somebody has to act.
+STALLING = {
+    "ModelNotFound", "SizeNotFound", "DoesNotFit", "ProfileNotFound", "NotAllowed", "NameConflict", "NotSupportedYet", "Unauthorized",
+}  # fmt: skip
+
+
+def page() -> str:
+    """docs/status.md"""
+    rows = [
+        f"| {name} | {', '.join(reason.conditions) or 'Ready'}{', Stalled' if name in STALLING else ''} | {reason.means} | {reason.do} |"
+        for name, reason in sorted(REASONS.items())
+    ]
+    return "\n".join([_HEAD, *rows, ""])
+
+
+_HEAD = """\
+# What the status says
+
+`kubectl get mdep` shows one word, `kubectl describe mdep` the sentence behind it. The word is the reason of the condition Ready, which
+takes over the first of the other conditions that explains it. `status.lastFailure` keeps pod, container, exit code and message of the last
+failure.
+
+| condition | True means |
+|---|---|
+| Accepted | the spec resolves and fits a profile |
+| Scheduled | every wanted pod has a node |
+| ModelLoaded | the current revision's pods hold the weights |
+| Available | at least one pod answers chat requests, perhaps of the revision before |
+| Progressing | a rollout or a change of scale is under way |
+| Ready | the status is of the newest generation, and every wanted replica of it is ready; also True while suspended or scaled to zero |
+| Stalled | present, and True, only when retrying cannot help |
+
+| reason | on | it means | what to do |
+|---|---|---|---|"""
+
+if __name__ == "__main__":
+    print(page(), end="")

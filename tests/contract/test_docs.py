@@ -1,0 +1,29 @@
+"""Pages that are made from the code say what the code says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jitney_operator import conditions, failures, reasons
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_of_reasons_is_the_table_in_the_code():
+    assert (DOCS / "status.md").read_text() == reasons.page(), "make docs"
+
+
+def test_every_failure_has_its_line():
+    words = {*failures.EXIT_CODES.values(), *failures.SCHEDULING, *failures.ADVICE, *conditions.LOADING, *reasons.STALLING}
+    assert not words - set(reasons.REASONS)
+    assert all("Scheduled" in reasons.REASONS[word].conditions for word in failures.SCHEDULING)
+    assert all("ModelLoaded" in reasons.REASONS[word].conditions for word in failures.EXIT_CODES.values())
+
+
+def test_a_reason_that_stands_on_no_such_condition_cannot_be_written():
+    with pytest.raises(ValueError, match="Serving is no reason of Accepted"):
+        conditions.Condition("Accepted", "True", "Serving", "")
+    with pytest.raises(KeyError):
+        conditions.Condition("Scheduled", "False", "Whatever", "")

@@ -7,7 +7,7 @@ export PYTHONPATH := e2e
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check fmt test test-long model serve docs bench binaries
+.PHONY: go control-plane help setup check fmt test test-long model serve docs bench binaries
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -15,7 +15,7 @@ help: ## list the verbs
 # uv makes the environment exactly as uv.lock says; the stamp keeps a second call instant.
 .venv/ready: pyproject.toml uv.lock
 	@exec 1>&2
-	command -v uv > /dev/null || { echo "installing uv"; python3 -m pip install --quiet --user --break-system-packages uv || python3 -m pip install --quiet uv; }
+	command -v uv > /dev/null || bash e2e/install-uv.sh
 	echo "setting up the Python environment (torch is 5.5 GB, 2 to 3 minutes the first time)"
 	uv sync --frozen --extra dev
 	touch $@
@@ -32,11 +32,18 @@ fmt: setup ## format and fix what can be fixed
 	@$(RUN)ruff format .
 	$(RUN)ruff check --fix .
 
-test: setup ## unit, contract and integration tests
+test: go setup control-plane ## unit, contract and integration tests
 	@$(RUN)pytest -m "not long"
 
-test-long: setup ## the tests, with their longer forms
+test-long: go setup control-plane ## the tests, with their longer forms
 	@$(RUN)pytest
+
+# A missing Go is said before 5.5 GB are downloaded, and the API server is built where its progress can be seen.
+go:
+	@python3 -m cluster.machine go
+
+control-plane:
+	@python3 e2e/cluster/binaries.py kubernetes helm
 
 model: setup ## fetch and convert the test model if need be; prints only its folder
 	@$(RUN)python e2e/test_model.py

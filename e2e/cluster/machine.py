@@ -108,7 +108,9 @@ def _keep_system_containerd_quiet() -> None:
 
 if __name__ == "__main__":
     try:
-        if (os.environ.get("JITNEY_CLUSTER") or "local") == "local":
+        if sys.argv[1:] == ["go"]:
+            _check_go()
+        elif (os.environ.get("JITNEY_CLUSTER") or "local") == "local":
             check_what_only_a_person_can_give()
     except NotReady as error:
         sys.exit(f"error: {error}")

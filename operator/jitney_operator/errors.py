@@ -27,6 +27,8 @@ class ClusterError(OperatorError):
         super().__init__(f"{status}: {message}" if status else message)
         self.status = status
         self.message = message
+        # Understood and not wanted: the same request will be refused again. An apply with an unknown field comes back as a 500.
+        self.final = status in (400, 403, 422) or "field not declared in schema" in message
         self.retry_after = retry_after
 
 

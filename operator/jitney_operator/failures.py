@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from jitney_operator.api import CONTAINER, Json
 from jitney_operator.observed import Observed, Pod
@@ -30,6 +31,9 @@ ADVICE = {
     "DeviceNotFound": "Check that the profile's nodes have a GPU and its driver, or set device to cpu.",
     "StartupTimeout": "Raise spec.startupTimeoutSeconds if the model needs longer to load.",
 }
+# Told to stop (the runtime then ends with 0), or killed.
+STOPPED = {0, 137, 143}
+LOG_PREFIX = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d+ (?:[A-Z]+ [\w.]+: )?"
 PULL_ERRORS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 SCHEDULING = {"InsufficientGPU", "InsufficientMemory", "Unschedulable", "WaitingForDrain", "QuotaExceeded", "PolicyDenied", "NodeLost"}
 
@@ -123,7 +127,7 @@ def _waiting(pod: Pod) -> Failure | None:
             "ImagePullError", f"The image {image} cannot be pulled; check its name, registry and spec.imagePullSecrets.", pod.name
         )
     if reason == "CreateContainerConfigError":
-        if "secret" in message:
+        if "secret" in message.lower():
             return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)
         return Failure("CrashLoop", f"The container cannot be made: {message}", pod.name)
     return None
@@ -136,24 +140,38 @@ def _ended(pod: Pod) -> Failure | None:
     if not ended:
         return None
     code = int(ended.get("exitCode", 1))
-    reason = _reason(code, ended.get("reason", ""))
+    reason = _reason(code, ended.get("reason", ""), _lasted_as_long_as_a_start(pod, ended))
     return Failure(reason, _sentence(reason, code, ended), pod.name, code)
 
 
-def _reason(code: int, word: str) -> str:
+def _reason(code: int, word: str, timed_out: bool) -> str:
     if word == "OOMKilled":
         return "OutOfMemory"
-    if code in (0, 137, 143):
-        # A pod that is not leaving was told to stop or killed before it was ready: only its startup probe does that.
-        return "StartupTimeout"
+    if code in STOPPED:
+        return "StartupTimeout" if timed_out else "CrashLoop"
     return EXIT_CODES.get(code, "CrashLoop")
+
+
+def _lasted_as_long_as_a_start(pod: Pod, ended: Json) -> bool:
+    """Stopped when the startup probe's patience ended. Earlier or later somebody else did it: a liveness probe, the node, a person."""
+    try:
+        lived = (datetime.fromisoformat(ended["finishedAt"]) - datetime.fromisoformat(ended["startedAt"])).total_seconds()
+    except (KeyError, ValueError):
+        return False
+    probe = pod.spec_of_container.get("startupProbe", {})
+    patience = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
+    grace = pod.body.get("spec", {}).get("terminationGracePeriodSeconds", 30)
+    return bool(patience <= lived + 5 and lived <= patience + grace + 30)
 
 
 def _sentence(reason: str, code: int, ended: Json) -> str:
     if reason == "StartupTimeout":
         return f"The model was not ready in time and was stopped. {ADVICE[reason]}"
     lines = ended.get("message", "").strip().splitlines()
-    words = lines[-1].removeprefix(f"{reason}: ")[:1000] if lines else f"The runtime ended with exit code {code}."
+    # A last line of the log begins with its time, which would make each repetition look like something new.
+    words = re.sub(LOG_PREFIX, "", lines[-1]).removeprefix(f"{reason}: ")[:1000] if lines else f"The runtime ended with exit code {code}."
+    if code in STOPPED:
+        words = f"The runtime was stopped or killed from outside (exit code {code})."
     if ended.get("reason") == "OOMKilled":
         words = "The pod used more memory than its limit and was killed."
     return f"{words} {ADVICE.get(reason, '')}".strip()

@@ -51,7 +51,7 @@ class Lease:
             return
         self.held.clear()
         record = await self._cluster.get(f"{self._path}/{self._name}")
-        if record and record["spec"].get("holderIdentity") == self._identity:
+        if record and record.get("spec", {}).get("holderIdentity") == self._identity:
             record["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
             await self._cluster.request("PUT", f"{self._path}/{self._name}", record)
 
@@ -73,6 +73,8 @@ class Lease:
             self.held.set()
 
     def _may_take(self, record: Json) -> bool:
+        # Somebody may have made it by hand, without a spec.
+        record.setdefault("spec", {})
         holder, version = record["spec"].get("holderIdentity"), record["metadata"]["resourceVersion"]
         if version != self._seen[0]:
             self._seen = (version, time.monotonic())

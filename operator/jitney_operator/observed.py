@@ -41,6 +41,16 @@ class Pod:
         return not self.leaving and self.condition("Ready").get("status") == "True"
 
     @property
+    def over(self) -> bool:
+        """Evicted or ended for good: another pod takes its place."""
+        return self.body.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+    @property
+    def spec_of_container(self) -> Json:
+        containers: list[Json] = self.body.get("spec", {}).get("containers", [])
+        return next((container for container in containers if container.get("name") == CONTAINER), {})
+
+    @property
     def process(self) -> str:
         """The same as long as the container's process is."""
         return f"{self.name}/{self.container.get('containerID', '')}/{self.container.get('restartCount', 0)}"

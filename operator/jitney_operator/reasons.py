@@ -53,6 +53,11 @@ REASONS: dict[str, Reason] = {
         "This version cannot do what the spec or the model asks for.",
         "Leave the field out, or choose another model.",
     ),
+    "ChildRefused": Reason(
+        ("Accepted",),
+        "The API server refuses a child that this spec leads to; the message is the server's.",
+        "Correct the field that the message names (often resources, scheduling or image), or give the operator the right that it lacks.",
+    ),
     # Scheduled
     "Placed": Reason(("Scheduled",), "Every wanted pod has a node.", _NOTHING),
     "InsufficientGPU": Reason(

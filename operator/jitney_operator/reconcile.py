@@ -56,9 +56,10 @@ class Reconciler:
     async def work(self) -> None:
         """One worker, for ever."""
         while True:
+            key = await self._queue.take()
+            # After the taking: an idle worker waits there while the store is emptied or the lease is lost.
             await self._lease.held.wait()
             await self._warm.wait()
-            key = await self._queue.take()
             try:
                 await self._attempt(key)
             finally:
@@ -85,16 +86,19 @@ class Reconciler:
             self._queue.forget(key)
             self._reported.pop(key, None)
             return
-        wish = plan.make(mdep, self._store.observed(mdep), self._settings, self._catalogue, self._scrape.progress(key))
-        wish, conflict = await self._apply(mdep, wish)
+        wish, refused = await self._apply(mdep, self._plan(mdep))
         await self._report(mdep, wish.status(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
-        if conflict:
-            # Nobody tells us when a stranger's object goes away.
+        if refused:
+            # Nobody tells us when a stranger's object goes away, or when the cluster would take ours.
             self._queue.retry(key, 1.0)
         else:
             self._queue.forget(key)
 
+    def _plan(self, mdep: ModelDeployment) -> Plan:
+        return plan.make(mdep, self._store.observed(mdep), self._settings, self._catalogue, self._scrape.progress(mdep.key))
+
     async def _apply(self, mdep: ModelDeployment, wish: Plan) -> tuple[Plan, bool]:
+        """What holds afterwards, and whether the cluster refused a part of it."""
         try:
             for child in wish.changes:
                 live = self._store.find(child["kind"], mdep.key, child["metadata"]["name"])
@@ -104,8 +108,12 @@ class Reconciler:
             return wish.refused(error), True
         except ClusterError as error:
             self._forget_missing(error, wish, mdep)
-            raise
-        return wish, False
+            if not error.final:
+                raise
+            # The person must know, whatever the next attempts bring.
+            return wish.refused(Rejected("ChildRefused", f"The cluster refuses what this needs: {error.message}")), True
+        # With the answers in the store the status is of what is there now: no event may follow that would tell it.
+        return (self._plan(mdep) if wish.changes else wish), False
 
     def _forget_missing(self, error: ClusterError, wish: Plan, mdep: ModelDeployment) -> None:
         """409 or 404 on what the store holds: it is stale there, so the next attempt asks the server."""

@@ -76,8 +76,9 @@ class Scrape:
         try:
             async with session.get(f"http://{host}:{self._port}/readyz") as response:
                 return _read(json.loads(await response.content.read(4096)))
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            # Its server is not up yet, or no route leads there from where this runs; conditions do without.
+        except Exception as error:
+            # Its server is not up yet, no route leads there from where this runs, or the image is somebody's own and answers whatever it
+            # likes: one pod must not end the asking of all.
             logger.debug("%s does not answer: %s", pod.name, error)
             return None
 
@@ -88,6 +89,7 @@ def _read(body: Any) -> Progress | None:
         return None
     if body.get("status") == "ready":
         return Progress("WarmingUp", "waiting for the readiness probe")
-    if body.get("status") != "starting" or body.get("reason") not in LOADING:
+    reason = body.get("reason")
+    if body.get("status") != "starting" or not isinstance(reason, str) or reason not in LOADING:
         return None
-    return Progress(body["reason"], str(body.get("progress", ""))[:256])
+    return Progress(reason, str(body.get("progress", ""))[:256])

@@ -40,6 +40,8 @@ class Profile:
 
     @classmethod
     def parse(cls, name: str, values: Mapping[str, Any]) -> Self:
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"profile {name}: must be a mapping, not {values!r}")
         unknown = set(values) - _PROFILE_FIELDS
         if unknown:
             raise SettingsError(f"profile {name}: unknown field {sorted(unknown)[0]}; known are {', '.join(sorted(_PROFILE_FIELDS))}")
@@ -50,13 +52,13 @@ class Profile:
             name=name,
             device=device,
             memory=_bytes(name, values.get("memory", "")),
-            gpus=int(values.get("gpus", 1 if device == "cuda" else 0)),
+            gpus=_whole(f"profile {name}: gpus", values.get("gpus", 1 if device == "cuda" else 0)),
             gpu_resource=values.get("gpuResource", "nvidia.com/gpu"),
-            requests=dict(values.get("requests") or {}),
-            limits=dict(values.get("limits") or {}),
-            tolerations=tuple(values.get("tolerations") or ()),
+            requests=_mapping(f"profile {name}: requests", values.get("requests")),
+            limits=_mapping(f"profile {name}: limits", values.get("limits")),
+            tolerations=_list(f"profile {name}: tolerations", values.get("tolerations")),
             image=values.get("image"),
-            node_selector=dict(values.get("nodeSelector") or {}),
+            node_selector=_mapping(f"profile {name}: nodeSelector", values.get("nodeSelector")),
             runtime_class=values.get("runtimeClassName"),
             scheduler=values.get("schedulerName"),
         )
@@ -82,6 +84,25 @@ class Allow:
         if relative:
             raise SettingsError(f"allow: hostPaths must be absolute, not {relative[0]}")
         return cls(tuple(values.get("images", ("*",))), tuple(values.get("env", ("*",))), tuple(values.get("hostPaths", ())))
+
+
+def _mapping(place: str, value: Any) -> Json:
+    if not isinstance(value or {}, dict):
+        raise SettingsError(f"{place} must be a mapping, not {value!r}")
+    return dict(value or {})
+
+
+def _list(place: str, value: Any) -> tuple[Json, ...]:
+    if not isinstance(value or [], list):
+        raise SettingsError(f"{place} must be a list, not {value!r}")
+    return tuple(value or ())
+
+
+def _whole(place: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{place} must be a whole number, not {value!r}") from error
 
 
 def _bytes(name: str, memory: str | int) -> int:
@@ -110,7 +131,8 @@ class Settings:
     def read(cls, environ: Mapping[str, str]) -> Self:
         """From the environment and the file it names; SettingsError says what is wrong."""
         values = _load(environ.get("JITNEY_CONFIG"))
-        profiles = {name: Profile.parse(name, profile or {}) for name, profile in values["profiles"].items()}
+        named = _mapping("profiles", values["profiles"])
+        profiles = {name: Profile.parse(name, {} if profile is None else profile) for name, profile in named.items()}
         default = values.get("defaultProfile", "cpu")
         if default not in profiles:
             raise SettingsError(f"defaultProfile {default} is not one of the profiles: {', '.join(profiles) or 'none'}")
@@ -124,7 +146,7 @@ class Settings:
             default_profile=default,
             profiles=profiles,
             allow=Allow.parse(values.get("allow") or {}),
-            http_port=int(environ.get("JITNEY_HTTP_PORT") or 8080),
+            http_port=_whole("JITNEY_HTTP_PORT", environ.get("JITNEY_HTTP_PORT") or 8080),
         )
 
 

@@ -35,7 +35,8 @@ class Writer:
 
     async def report(self, mdep: ModelDeployment, status: Json) -> Json:
         """Write the status, all of it; what is not in it any more is removed."""
-        metadata = {"name": mdep.name, "namespace": mdep.key.namespace, "uid": mdep.uid}
+        # The version too: a status that was worked out from an older look must not cover a newer one.
+        metadata = {"name": mdep.name, "namespace": mdep.key.namespace, "uid": mdep.uid, "resourceVersion": str(mdep.version)}
         path = f"/apis/{API_VERSION}/namespaces/{mdep.key.namespace}/{PLURAL}/{mdep.name}/status"
         body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "status": status}
         return await self._patch(path, body, STATUS_MANAGER, "status", force=True)

@@ -93,6 +93,36 @@ def test_edits_and_deletions_of_children_are_undone(created: Namespace, operator
     operator.until(lambda: children.deployment(created))
 
 
+def test_a_repaired_child_leaves_it_ready(created: Namespace, operator: Operator):
+    """Nothing comes after the repair of a Service that would correct the status."""
+    children.finish_rollout(created)
+    operator.until(lambda: reason(created) == "Ready")
+    created.kubectl("delete", "service", "chat")
+    operator.until(lambda: children.service(created))
+    time.sleep(1)
+    assert condition(created, "Ready")["status"] == "True"
+    assert [event["reason"] for event in events_of(created)][-1] == "Ready"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"resources": {"requests": {"memory": "900Gi"}}},
+        {"scheduling": {"nodeSelector": {"no such key!": "x"}}},
+        {"scheduling": {"affinity": {"nodeAffinity": {"sometimes": []}}}},
+    ],
+    ids=["requests above limits", "a key that is none", "an affinity that is none"],
+)
+def test_a_child_that_the_server_refuses_is_told_in_its_words(namespace: Namespace, operator: Operator, spec: dict[str, Any]):
+    namespace.create(**SMALL, **spec)
+    operator.until(lambda: reason(namespace) == "ChildRefused")
+    assert condition(namespace, "Accepted")["status"] == "False"
+    assert "The cluster refuses what this needs: " in condition(namespace, "Ready")["message"]
+    namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"resources": null, "scheduling": null}}')
+    operator.until(lambda: children.deployment(namespace))
+    operator.until(lambda: condition(namespace, "Accepted")["status"] == "True")
+
+
 def test_what_others_add_is_left(created: Namespace, operator: Operator):
     created.kubectl("annotate", "deployment", "chat", "team.example/cost=42")
     created.kubectl("label", "service", "chat", "team.example/owner=us")
@@ -198,9 +228,12 @@ class Runtime(BaseHTTPRequestHandler):
     """What a runtime answers while it loads."""
 
     body: dict[str, str]
+    raw: bytes | None = None
+    asked = 0
 
     def do_GET(self) -> None:
-        content = json.dumps(self.body).encode()
+        type(self).asked += 1
+        content = json.dumps(self.body).encode() if self.raw is None else self.raw
         self.send_response(503)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -244,6 +277,18 @@ def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator:
         assert "progress" not in created.get()["status"]
 
 
+@pytest.mark.parametrize("body", ["[" * 4096, '{"status": "starting", "reason": []}', "{}", "7", "", "\xff"])
+def test_a_pod_that_answers_nonsense_troubles_nobody(created: Namespace, operator: Operator, body: str):
+    address = "127.0.53.8"
+    with loading_runtime(address) as runtime:
+        runtime.raw = body.encode("latin-1")
+        children.make_pod(created)
+        children.set_container(created, {"running": {}}, podIP=address, podIPs=[{"ip": address}])
+        operator.until(lambda: runtime.asked > 1)
+        created.kubectl("scale", "mdep", "chat", "--replicas=2")
+        operator.until(lambda: children.deployment(created)["spec"]["replicas"] == 2)
+
+
 def test_one_event_for_each_transition(created: Namespace, operator: Operator):
     children.make_pod(created)
     ended = {"exitCode": 10, "reason": "Error", "message": "ModelNotFound: the hub has no repository x/y"}
@@ -282,6 +327,14 @@ def test_health_and_metrics(created: Namespace, operator: Operator):
         ("profiles: {cpu: {memory: 1Gi, gpu: 2}}", "profile cpu: unknown field gpu"),
         ("profiles: {a: {memory: 1Gi}}\ndefaultProfile: b", "defaultProfile b is not one of the profiles: a"),
         ("[", "cannot be read"),
+        ("profiles:", "defaultProfile cpu is not one of the profiles: none"),
+        ("profiles: []", "defaultProfile cpu is not one of the profiles: none"),
+        ("profiles: [cpu]", "profiles must be a mapping"),
+        ("profiles: {cpu: 5}", "profile cpu: must be a mapping"),
+        ("profiles: {cpu: {memory: 1Gi, gpus: two}}", "profile cpu: gpus must be a whole number, not 'two'"),
+        ("profiles: {cpu: {memory: 1Gi, requests: 3}}", "profile cpu: requests must be a mapping, not 3"),
+        ("profiles: {cpu: {memory: 1Gi}}\nallow: {hostPaths: [models]}", "hostPaths must be absolute, not models"),
+        ("profiles: {cpu: {memory: 1Gi}}\nallow: {image: []}", "allow: unknown field image"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_ends_it_with_a_sentence(tmp_path: Path, plane: ControlPlane, config: str, said: str):

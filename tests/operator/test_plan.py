@@ -47,7 +47,8 @@ def running(mdep: ModelDeployment, container: dict[str, Any] | None = None, **co
         "conditions": [{"type": kind, "status": value} for kind, value in conditions.items()],
         "containerStatuses": [{"name": "runtime", "image": "x:1", **(container or {})}],
     }
-    return Observed(deployment, service, (Pod({"metadata": metadata, "spec": {"nodeName": "n"}, "status": status}),))
+    spec = {**deployment["spec"]["template"]["spec"], "nodeName": "n"}
+    return Observed(deployment, service, (Pod({"metadata": metadata, "spec": spec, "status": status}),))
 
 
 def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -131,7 +132,11 @@ def test_what_is_not_accepted(spec: dict[str, Any], reason: str, said: str):
         ({"exitCode": 17}, "NotSupportedYet"),
         ({"exitCode": 2}, "CrashLoop"),
         ({"exitCode": 137, "reason": "OOMKilled"}, "OutOfMemory"),
-        ({"exitCode": 0}, "StartupTimeout"),
+        ({"exitCode": 0, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:10:07Z"}, "StartupTimeout"),
+        ({"exitCode": 137, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:12:01Z"}, "StartupTimeout"),
+        ({"exitCode": 0, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-20T00:00:00Z"}, "CrashLoop"),
+        ({"exitCode": 137, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:20Z"}, "CrashLoop"),
+        ({"exitCode": 143}, "CrashLoop"),
     ],
 )
 def test_exit_codes_become_reasons_and_stay_while_it_restarts(ended: dict[str, Any], reason: str):
@@ -208,6 +213,32 @@ def test_the_default_profile_is_taken_where_it_holds_the_model():
     found = make(resource(**SMALL, maxModelLen=2048)).resolved or {}
     assert found["profile"] == "cpu"
     assert "explanation" not in found
+
+
+def test_last_words_from_a_log_carry_no_time_that_would_make_them_new():
+    mdep = resource(**SMALL)
+    said = [
+        make(mdep, running(mdep, {"state": {"terminated": {"exitCode": 139, "message": f"2026-01-01 00:00:0{n},123 ERROR a.b: gone"}}}))
+        for n in (1, 2)
+    ]
+    assert said[0].status(NOW) == said[1].status(NOW)
+    assert said[0].status(NOW)["lastFailure"]["message"] == "gone"
+
+
+def test_an_evicted_pod_is_not_counted_beside_its_replacement():
+    mdep = resource(**SMALL)
+    observed = running(mdep, Ready="True")
+    (pod,) = observed.pods
+    evicted = {**pod.body, "metadata": {**pod.body["metadata"], "name": "chat-0"}, "status": {"phase": "Failed", "reason": "Evicted"}}
+    both = Observed(observed.deployment, observed.service, (Pod(evicted), pod))
+    assert conditions(make(mdep, both).status(NOW))["Ready"] == ("True", "Ready")
+
+
+@pytest.mark.parametrize("message", ['secret "hub" not found', "couldn't find key token in Secret team/hub"])
+def test_a_secret_or_a_key_of_it_that_is_missing(message: str):
+    mdep = resource(**SMALL)
+    waiting = {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": message}}}
+    assert make(mdep, running(mdep, waiting)).status(NOW)["reason"] == "SecretNotFound"
 
 
 def volume(wish: plan.Plan, name: str) -> dict[str, Any]:

@@ -77,10 +77,12 @@ def test_no_neighbour_order_abort_or_preemption_changes_an_answer(seed: int):
 
 def test_preemption_takes_the_youngest_and_recomputes_it():
     engine, _ = make_engine(blocks=8, block_size=4, max_num_seqs=2, max_model_len=32)
-    engine.add(make_sequence("old", [1] * 8, max_tokens=20))
-    engine.add(make_sequence("young", [2] * 8, max_tokens=20))
+    old, young = make_sequence("old", [1] * 8, max_tokens=20), make_sequence("young", [2] * 8, max_tokens=20)
+    engine.add(old)
+    engine.add(young)
     answers = run_to_end(engine)
-    assert engine.stats().preemptions >= 1
+    assert (old.preemptions, young.preemptions) == (0, engine.stats().preemptions)
+    assert young.preemptions >= 1
     assert answers == {"old": solo([1] * 8, 20), "young": solo([2] * 8, 20)}
     assert engine.scheduler.pool.free == 8
 
@@ -135,6 +137,27 @@ def test_a_runner_that_keeps_failing_is_fatal():
         engine.step()
     with pytest.raises(RuntimeError, match="told to fail"):
         engine.step()
+
+
+def test_steps_without_rows_do_not_excuse_a_runner_that_keeps_failing():
+    engine, runner = make_engine()
+    runner.fail_when = lambda batch: True
+    for number in range(FATAL_FAILURES - 1):
+        engine.add(make_sequence(str(number), [1]))
+        engine.step()
+        assert not engine.step().rows
+    engine.add(make_sequence("last", [1]))
+    with pytest.raises(RuntimeError, match="told to fail"):
+        engine.step()
+
+
+def test_one_good_step_excuses_earlier_failures():
+    engine, runner = make_engine(max_num_seqs=1)
+    runner.fail_when = lambda batch: batch.rows[0].sequence_id.startswith("bad")
+    for number in range(2 * FATAL_FAILURES):
+        engine.add(make_sequence(f"bad-{number}", [1]))
+        engine.add(make_sequence(f"good-{number}", [number + 1], max_tokens=1))
+    assert len(run_to_end(engine)) == 2 * FATAL_FAILURES
 
 
 def test_a_pool_too_small_for_one_sequence_is_refused_at_start():

@@ -23,6 +23,7 @@ NAMES = {
     "jitney_generation_tokens": "counter",
     "jitney_requests": "counter",
     "jitney_preemptions": "counter",
+    "jitney_prefix_cache_hit_tokens": "counter",
     "jitney_model_load_seconds": "gauge",
 }
 

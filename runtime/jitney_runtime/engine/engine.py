@@ -59,9 +59,12 @@ class Engine:
         """Advance every scheduled row by one step. A failing runner ends those rows; FATAL_FAILURES in a row raise."""
         started = time.perf_counter()
         batch = self.scheduler.schedule()
+        outputs: list[TokenOutput] = []
         try:
-            outputs = self.scheduler.update(batch, self.runner.run(batch)) if batch.rows else []
-            self._failures = 0
+            # A step without rows, such as follows an abort, tells nothing about the runner.
+            if batch.rows:
+                outputs = self.scheduler.update(batch, self.runner.run(batch))
+                self._failures = 0
         except Exception:
             self._failures += 1
             if self._failures >= FATAL_FAILURES:

@@ -35,6 +35,8 @@ class Metrics:
         self.prompt_tokens = self._counter("jitney_prompt_tokens", "prompt tokens of accepted requests")
         self.generation_tokens = self._counter("jitney_generation_tokens", "tokens generated")
         self.preemptions = self._counter("jitney_preemptions", "sequences that gave their blocks back to be computed again")
+        # A name of the contract: it stays 0 until prefixes are shared between requests.
+        self.prefix_hits = self._counter("jitney_prefix_cache_hit_tokens", "prompt tokens that were not computed again")
         self.load_seconds = self._gauge("jitney_model_load_seconds", "from start to ready")
         self._requests = Counter("jitney_requests", "requests ended", (*_LABELS, "finish_reason"), registry=self.registry)
 

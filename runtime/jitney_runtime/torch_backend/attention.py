@@ -38,10 +38,11 @@ class StepPlan:
     """Where this step's tokens lie: made once per step, read by every layer.
 
     decode_index [rows] packed places of the one-token rows, None when the whole batch is such rows; decode_tables [rows, blocks];
-    decode_lengths [rows] tokens including the new one; slots [tokens].
+    decode_lengths [rows] tokens including the new one; slots [tokens]; fresh [blocks] those whose first place is written in this step.
     """
 
     slots: torch.Tensor
+    fresh: torch.Tensor | None
     positions: torch.Tensor
     decode_index: torch.Tensor | None
     decode_tables: torch.Tensor | None
@@ -53,6 +54,7 @@ class StepPlan:
 def plan_step(batch: ScheduledBatch, block_size: int, device: torch.device) -> StepPlan:
     """Turn block lists into tensors."""
     slots: list[int] = []
+    fresh: list[int] = []
     positions: list[int] = []
     decodes: list[tuple[int, ScheduledRow]] = []
     prompts: list[PromptRow] = []
@@ -60,20 +62,35 @@ def plan_step(batch: ScheduledBatch, block_size: int, device: torch.device) -> S
         first = len(slots)
         positions.extend(range(row.start, row.end))
         slots.extend(row.blocks[position // block_size] * block_size + position % block_size for position in range(row.start, row.end))
+        fresh.extend(row.blocks[-(-row.start // block_size) : -(-row.end // block_size)])
         if len(row.tokens) == 1:
             decodes.append((first, row))
         else:
-            table = torch.tensor([row.blocks[: -(-row.end // block_size)]], device=device)
+            table = torch.tensor([_written(row, block_size)], device=device)
             prompts.append(PromptRow(first, len(slots), row.start, row.end, table))
     tables = lengths = index = None
     if decodes:
-        width = max(-(-row.end // block_size) for _, row in decodes)
-        # Short tables are padded with block 0; the mask hides what stands there.
-        tables = torch.tensor([(row.blocks[:width] + (0,) * width)[:width] for _, row in decodes], device=device)
+        own = [_written(row, block_size) for _, row in decodes]
+        width = max(map(len, own))
+        # Short tables are filled up with a block of their own. The mask hides it, but 0 x NaN is NaN: nobody reads what a neighbour wrote.
+        tables = torch.tensor([blocks + blocks[:1] * (width - len(blocks)) for blocks in own], device=device)
         lengths = torch.tensor([row.end for _, row in decodes], device=device)
         index = torch.tensor([place for place, _ in decodes], device=device) if prompts else None
-    slot_tensor = torch.tensor(slots, device=device)
-    return StepPlan(slot_tensor, torch.tensor([positions], device=device), index, tables, lengths, tuple(prompts), len(slots))
+    return StepPlan(
+        torch.tensor(slots, device=device),
+        torch.tensor(fresh, device=device) if fresh else None,
+        torch.tensor([positions], device=device),
+        index,
+        tables,
+        lengths,
+        tuple(prompts),
+        len(slots),
+    )
+
+
+def _written(row: ScheduledRow, block_size: int) -> tuple[int, ...]:
+    """The blocks that hold something of the row after this step; it may own more, for tokens to come."""
+    return row.blocks[: -(-row.end // block_size)]
 
 
 class PagedAttention:
@@ -101,7 +118,7 @@ class PagedAttention:
         if self.plan is None:
             return self._probe(module, query, key, value, scale)
         cache = self.caches[self._layers[id(module)]]
-        cache.write(self.plan.slots, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        cache.write(self.plan.slots, self.plan.fresh, key[0].transpose(0, 1), value[0].transpose(0, 1))
         if not self.plan.prompts:
             return self._decode(query[0].transpose(0, 1), cache, scale, window).unsqueeze(0)
         output = query.new_empty(self.plan.places, query.shape[1], value.shape[-1])

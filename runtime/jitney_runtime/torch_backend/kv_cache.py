@@ -22,10 +22,7 @@ class LayerShape:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros, because a padded gather multiplies unused places by weight 0, and 0 x NaN is NaN.
-
-    On a CPU the pages come from calloc and take memory when they are first written: torch.zeros would touch all of the pool at start.
-    """
+    """On a CPU the pages come from calloc and take memory when they are first written: torch.zeros would touch all of the pool at start."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     count = int(np.prod(shape)) * dtype.itemsize
@@ -39,8 +36,15 @@ class LayerCache:
         self.keys = _zeros((blocks, block_size, shape.kv_heads, shape.key_dim), dtype, device)
         self.values = _zeros((blocks, block_size, shape.kv_heads, shape.value_dim), dtype, device)
 
-    def write(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store [tokens, kv_heads, dim] at `slots` [tokens]."""
+    def write(self, slots: torch.Tensor, fresh: torch.Tensor | None, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store [tokens, kv_heads, dim] at `slots` [tokens].
+
+        The blocks `fresh` are emptied first: attention multiplies the places behind the last token by 0, and 0 x NaN, or what else their
+        last owner left there, is NaN.
+        """
+        if fresh is not None:
+            self.keys.index_fill_(0, fresh, 0)
+            self.values.index_fill_(0, fresh, 0)
         self.keys.flatten(0, 1).index_copy_(0, slots, keys)
         self.values.flatten(0, 1).index_copy_(0, slots, values)
 

@@ -58,6 +58,20 @@ def test_tiny_models_answer_as_alone_under_preemption(kind: str):
     assert_right(compare(reference, solos, answers))
 
 
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_what_the_pool_held_before_is_never_read(kind: str):
+    """NaN everywhere: a place that is read before it is written, even with weight 0, would spoil an answer."""
+    reference = tiny_model(kind, "sdpa")
+    solos = solo_answers(reference, random_prompts(30, 300, 40, seed=11), 24)
+    runner = runner_for(tiny_model(kind, attention.NAME), 40)
+    with torch.inference_mode():
+        for cache in runner.attention.caches:
+            cache.keys.fill_(float("nan"))
+            cache.values.fill_(float("nan"))
+    answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=40, seed=12)
+    assert_right(compare(reference, solos, answers))
+
+
 def test_smollm2_answers_as_alone_with_a_pool_that_forces_preemption():
     """The real model and the real kernels' choice; 14 conversations that outgrow a pool for one of them and a bit."""
     reference = smollm2("sdpa")

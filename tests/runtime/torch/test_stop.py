@@ -36,7 +36,8 @@ def handles_sigterm(runtime: RuntimeProcess) -> bool:
 def test_as_soon_as_it_runs(tmp_path: Path):
     """Process 1 of a container would ignore the signal while nobody handles it, and be killed much later."""
     with running_runtime(tmp_path, *SERVE) as runtime:
-        wait_for(lambda: handles_sigterm(runtime), runtime)
+        wait_for(lambda: "pydantic_core" in Path(f"/proc/{runtime.process.pid}/maps").read_text(), runtime)
+        assert handles_sigterm(runtime), "the imports are under way and the signal has no handler"
         runtime.terminate()
         assert runtime.wait_exit(30) == 0
 
@@ -61,29 +62,43 @@ async def events(lines: AsyncIterator[str]) -> list[dict[str, Any]]:
 
 
 async def test_while_it_answers(tmp_path: Path):
-    """Readiness goes at once, requests are taken for a while and then refused, the answer in flight finishes."""
-    with running_runtime(tmp_path, *SERVE, "--drain-seconds", "60") as runtime:
+    """Readiness goes at once, requests are taken for a while and then refused, and whoever was let in is answered.
+
+    One client sends half of its request before the signal and the rest when others are refused, so that it is in however fast answers are.
+    """
+    refusing = asyncio.Event()
+
+    async def slow_body() -> AsyncIterator[bytes]:
+        body = json.dumps(CHAT | {"max_tokens": 5}).encode()
+        yield body[:20]
+        await refusing.wait()
+        yield body[20:]
+
+    with running_runtime(tmp_path, *SERVE, "--drain-seconds", "250") as runtime:
         await asyncio.to_thread(runtime.wait_ready)
         url = f"{runtime.url}/v1/chat/completions"
-        async with (
-            httpx.AsyncClient(timeout=120) as client,
-            client.stream("POST", url, json=CHAT | {"max_tokens": 600, "stream": True}) as stream,
-        ):
-            lines = stream.aiter_lines()
-            await anext(lines)
-            runtime.terminate()
-            while (ready := await client.get(f"{runtime.url}/readyz")).status_code == 200:
-                await asyncio.sleep(0.01)
-            assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
-            taken = 0
-            while (late := await client.post(url, json=CHAT | {"max_tokens": 2})).status_code == 200:
-                taken += 1
-                await asyncio.sleep(0.1)
-            assert taken > 0
-            assert (late.status_code, late.headers["connection"]) == (503, "close")
-            assert (await client.get(f"{runtime.url}/livez")).status_code == 200
-            chunks = await events(lines)
-            assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+        async with httpx.AsyncClient(timeout=120) as client:
+            json_type = {"content-type": "application/json"}
+            slow = asyncio.create_task(client.post(url, content=slow_body(), headers=json_type))
+            async with client.stream("POST", url, json=CHAT | {"max_tokens": 250, "stream": True}) as stream:
+                lines = stream.aiter_lines()
+                await anext(lines)
+                runtime.terminate()
+                while (ready := await client.get(f"{runtime.url}/readyz")).status_code == 200:
+                    await asyncio.sleep(0.01)
+                assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+                taken = 0
+                while (late := await client.post(url, json=CHAT | {"max_tokens": 2})).status_code == 200:
+                    taken += 1
+                    await asyncio.sleep(0.1)
+                assert taken > 0
+                assert (late.status_code, late.headers["connection"]) == (503, "close")
+                assert (await client.get(f"{runtime.url}/livez")).status_code == 200
+                chunks = await events(lines)
+                assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+            assert runtime.process.poll() is None
+            refusing.set()
+            assert (await slow).json()["usage"]["completion_tokens"] == 5
         assert await asyncio.to_thread(runtime.wait_exit, 30) == 0
 
 

@@ -156,7 +156,8 @@ def _lasted_as_long_as_a_start(pod: Pod, ended: Json) -> bool:
     """Stopped when the startup probe's patience ended. Earlier or later somebody else did it: a liveness probe, the node, a person."""
     try:
         lived = (datetime.fromisoformat(ended["finishedAt"]) - datetime.fromisoformat(ended["startedAt"])).total_seconds()
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
+        # Kubernetes leaves them out, or null, where nobody saw the process begin.
         return False
     probe = pod.spec_of_container.get("startupProbe", {})
     patience = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)

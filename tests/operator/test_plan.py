@@ -137,6 +137,7 @@ def test_what_is_not_accepted(spec: dict[str, Any], reason: str, said: str):
         ({"exitCode": 0, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-20T00:00:00Z"}, "CrashLoop"),
         ({"exitCode": 137, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:20Z"}, "CrashLoop"),
         ({"exitCode": 143}, "CrashLoop"),
+        ({"exitCode": 10, "startedAt": None, "finishedAt": None}, "ModelNotFound"),
     ],
 )
 def test_exit_codes_become_reasons_and_stay_while_it_restarts(ended: dict[str, Any], reason: str):

@@ -71,7 +71,11 @@ def _show_usage(cluster: Cluster, kubectl: Kubectl) -> None:
     else:
         print(f"  kubectl port-forward service/{NAME} 8080:80 &")
         print(f"  curl -s http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
-    print("  make demo-down      # stops it and removes everything it made")
+    if cluster.kind == "current":
+        print("To remove what the demo made; the definition, and with it everybody's models, stays:")
+        print(f"  kubectl delete mdep/{NAME} pvc/{model_claim.CLAIM}; helm uninstall jitney -n {installation.NAMESPACE}")
+    else:
+        print("  make demo-down      # stops it and removes everything it made")
 
 
 def _show(chats: list[Chat], kubectl: Kubectl) -> None:

@@ -49,6 +49,10 @@ class CurrentCluster:
 
     def up(self) -> None:
         registry = _registry()
+        if not shutil.which("buildah"):
+            raise NotReady(
+                "JITNEY_CLUSTER=kind and current build the images with the program buildah: install it (Debian: apt-get install buildah)"
+            )
         binaries.build((binaries.KUBERNETES, binaries.HELM))
         self._reach()
         builder = Builder(base_image=os.environ.get("BASE_IMAGE") or "docker.io/library/python:3.12-slim-bookworm")
@@ -60,6 +64,7 @@ class CurrentCluster:
         Kubectl(self.kubeconfig)("version", "--request-timeout=10s")
 
     def down(self) -> bool:
+        """Nothing of it is ours to stop; the demo says how to remove what it made."""
         return False
 
     def reference(self, image: Image) -> str:

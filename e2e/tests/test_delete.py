@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from product import resource
 
-from cluster.kubectl import CommandFailed, Kubectl, wait_for
+from cluster.kubectl import Kubectl, wait_for
 
 # Records of what happened, which end by their age.
 RECORDS = {"events", "events.events.k8s.io"}
@@ -22,13 +22,11 @@ def test_delete_leaves_nothing(apply, model: str, kubectl: Kubectl, namespace: s
 
 
 def _everything(kubectl: Kubectl, namespace: str) -> set[str]:
-    """type/name of every object in the namespace."""
-    types = kubectl("api-resources", "--namespaced=true", "--verbs=list", "-o", "name").split()
-    return {f"{kind}/{name}" for kind in types if kind not in RECORDS for name in _names(kubectl, kind, namespace)}
-
-
-def _names(kubectl: Kubectl, kind: str, namespace: str) -> list[str]:
-    try:
-        return kubectl("get", kind, "-n", namespace, "-o", "jsonpath={.items[*].metadata.name}").split()
-    except CommandFailed:
-        return []
+    """type/name of every object in the namespace, and of every object that is in none."""
+    found = set()
+    for namespaced in ("true", "false"):
+        for kind in kubectl("api-resources", f"--namespaced={namespaced}", "--verbs=list", "-o", "name").split():
+            if kind not in RECORDS:
+                names = kubectl("get", kind, "-n", namespace, "-o", "jsonpath={.items[*].metadata.name}")
+                found |= {f"{kind}/{name}" for name in names.split()}
+    return found

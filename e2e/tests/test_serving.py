@@ -43,20 +43,24 @@ def test_a_pod_killed_in_mid_answer_is_replaced(smollm2: str, client: Client, ku
     assert not client.chat(smollm2, "smollm2", prompts=PROMPTS[:2], max_tokens=8)[0].error
 
 
-def test_max_num_seqs_edited_under_load(smollm2: str, client: Client, apply, model: str, kubectl: Kubectl, namespace: str) -> None:
+def test_max_num_seqs_edited_under_load(client: Client, apply, model: str, kubectl: Kubectl, namespace: str) -> None:
+    """The old pod drains by the time that it was made with, long enough here for its slowest answer."""
+    apply("smollm2", model=model, maxNumSeqs=16, rollout={"drainSeconds": 240})
+    resource.wait_ready(kubectl, "smollm2", 180, namespace)
     before = kubectl.list("pods", namespace, "-l", POD)[0]["metadata"]["name"]
-    chats = client.start(smollm2, "smollm2", max_tokens=200)
+    url = f"http://smollm2.{namespace}.svc.cluster.local/v1"
+    chats = client.start(url, "smollm2", max_tokens=200)
     wait_for(lambda: _running(kubectl, namespace) >= 1, 60, "running chat")
-    apply("smollm2", model=model, maxNumSeqs=4, rollout={"drainSeconds": 120})
+    apply("smollm2", model=model, maxNumSeqs=4, rollout={"drainSeconds": 240})
     answered = client.finish(chats)
     seen = resource.wait_ready(kubectl, "smollm2", 180, namespace)
-    wait_for(lambda: before not in _pods(kubectl, namespace), 180, "end of the old pod")
+    wait_for(lambda: before not in _pods(kubectl, namespace), 300, "end of the old pod")
     assert not [chat.error for chat in answered if chat.error], "the rollout cut an answer"
     assert seen["status"]["observedGeneration"] == seen["metadata"]["generation"]
     pod = kubectl.list("pods", namespace, "-l", POD)[0]
     arguments = pod["spec"]["containers"][0]["args"]
     assert arguments[arguments.index("--max-num-seqs") + 1] == "4"
-    assert not client.chat(smollm2, "smollm2", prompts=PROMPTS[:6], max_tokens=8)[0].error
+    assert not client.chat(url, "smollm2", prompts=PROMPTS[:6], max_tokens=8)[0].error
 
 
 def _metric(text: str, name: str) -> float:

@@ -1,7 +1,7 @@
 """The only file that speaks to Kubernetes (the watches are kopf's, in `handlers`).
 
 What the operator's role must allow, cluster-wide or per watched namespace:
-  serving.jitney.dev  modeldeployments             get list watch
+  serving.jitney.dev  modeldeployments             list watch
   serving.jitney.dev  modeldeployments/status      patch
   serving.jitney.dev  modeldeployments/finalizers  update  (owner references with blockOwnerDeletion)
   apps                deployments                  get list watch create patch

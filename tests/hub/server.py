@@ -27,7 +27,7 @@ class Hub:
     """`repositories` name -> folder; `refused` name -> (HTTP status, X-Error-Code).
 
     `cuts` file name -> the byte at which its next transfer breaks off, once. `held`: names of files that are not sent before `release`.
-    `requests` is every path asked for, `ranges` every Range header.
+    `requests` is every path asked for, `ranges` every Range header, `sent` the name of every file whose bytes went out.
     """
 
     repositories: dict[str, Path] = field(default_factory=dict)
@@ -36,6 +36,7 @@ class Hub:
     held: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
     url: str = ""
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -92,8 +93,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if rest[:1] != ["resolve"] or not file.is_file():
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, with_body)
                 return
-            if with_body and file.name in hub.held:
-                hub.released.wait(_LONGEST_HOLD)
+            if with_body:
+                if file.name in hub.held:
+                    hub.released.wait(_LONGEST_HOLD)
+                hub.sent.append(file.name)
             content = file.read_bytes()
             headers = {"ETag": f'"{_digest(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
             start = self._asked_start()
@@ -129,12 +132,12 @@ def _digest(file: Path) -> str:
 
 
 @contextmanager
-def running_hub() -> Iterator[Hub]:
-    """A hub on a free port of the loopback address."""
+def running_hub(address: str = "127.0.0.1") -> Iterator[Hub]:
+    """A hub on a free port of one of this machine's addresses."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = ThreadingHTTPServer((address, 0), _handler(hub))
     server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    hub.url = f"http://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

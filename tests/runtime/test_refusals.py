@@ -38,6 +38,14 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format", "not served yet"),
     ({"logprobs": True}, "logprobs", "not served yet"),
     ({"presence_penalty": 0.5}, "presence_penalty", "not served yet"),
+    ({"repetition_penalty": 1.2}, "repetition_penalty", "not served yet"),
+    ({"min_p": 0.1}, "min_p", "not served yet"),
+    ({"min_tokens": 5}, "min_tokens", "not served yet"),
+    ({"stop_token_ids": [7]}, "stop_token_ids", "not served yet"),
+    ({"function_call": {"name": "f"}}, "function_call", "not served yet"),
+    ({"reasoning_effort": "high"}, "reasoning_effort", "not served yet"),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs", "not served yet"),
+    ({"guided_json": {}}, "guided_json", "not served yet"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
 ]
 

@@ -38,7 +38,7 @@ app.kubernetes.io/part-of: jitney
 {{- define "jitney.rules" -}}
 - apiGroups: [serving.jitney.dev]
   resources: [modeldeployments]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [serving.jitney.dev]
   resources: [modeldeployments/status]
   verbs: [patch]

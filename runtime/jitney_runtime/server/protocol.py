@@ -47,12 +47,13 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-# Value that means "as if absent", for each field that is not served yet.
+# Value that means "as if absent", for each field that is not served yet: OpenAI's, and what other servers took up beside them.
 _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "logprobs": (False,),
     "top_logprobs": (0,),
@@ -62,6 +63,28 @@ _NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "modalities": (["text"],),
     "prediction": (),
+    "reasoning_effort": ("none",),
+    "web_search_options": (),
+    "repetition_penalty": (1, 1.0),
+    "length_penalty": (1, 1.0),
+    "min_p": (0, 0.0),
+    "min_tokens": (0,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "prompt_logprobs": (0,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
 }
 
 

@@ -14,6 +14,8 @@ from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
 from jitney_runtime.torch_backend.sampler import sample
 
 _PROBE_TOKENS = 3
+# What a layer may look back at. Others (chunked attention for one) reach us as plain calls and would be computed as full attention.
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 class TorchRunner:
@@ -40,13 +42,16 @@ class TorchRunner:
     @torch.inference_mode()
     def _probe(self) -> None:
         """One forward pass without a cache. Flags in a model's class can claim an attention interface that it ignores; calls cannot."""
+        config = self.model.config.get_text_config()  # type: ignore[union-attr, operator]
+        name = type(self.model).__name__
+        if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
+            raise NotSupportedYet(f"{name} has layers of the type {unknown[0]}: Jitney cannot serve it yet")
         ids = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long, device=self.device)
         positions = torch.arange(_PROBE_TOKENS, device=self.device)[None, :]
         self.model(input_ids=ids, position_ids=positions, use_cache=False)
-        layers = int(self.model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
+        layers = int(config.num_hidden_layers)
         calls = len(self.attention.shapes)
         if calls != layers:
-            name = type(self.model).__name__
             raise NotSupportedYet(
                 f"{name} has {layers} layers and {calls} of them use transformers' attention interface: Jitney cannot serve it yet"
             )

@@ -123,6 +123,17 @@ def test_a_model_that_ignores_the_attention_interface_is_refused(kind: str, whol
         load(folder)
 
 
+def test_layers_that_look_back_in_chunks_are_refused(whole: Path, tmp_path: Path):
+    """Llama 4's go through the attention interface and would be served as if they saw everything."""
+    folder = tmp_path / "model"
+    shutil.copytree(whole, folder)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "intermediate_size_mlp": 32, "num_local_experts": 2, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2, "vocab_size": 100, "pad_token_id": 0}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama4_text", **shape, **heads)).save_pretrained(folder)
+    with pytest.raises(NotSupportedYet, match="layers of the type chunked_attention"):
+        load(folder)
+
+
 def test_a_gpu_that_is_too_small(monkeypatch: pytest.MonkeyPatch):
     """Without a GPU the error itself is all there is of it; the main memory's is in test_start."""
 

@@ -9,12 +9,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from jitney_runtime.engine.block_pool import BlockPool
+from jitney_runtime.engine.engine import Engine
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
+from jitney_runtime.engine.scheduler import Scheduler
 from jitney_runtime.engine.sequence import SamplingParams
 from jitney_runtime.torch_backend import attention
 from jitney_runtime.torch_backend import runner as runner_module
 from jitney_runtime.torch_backend.linears import pack_linears
 from jitney_runtime.torch_backend.runner import TorchRunner
+from support.engine import make_sequence
 from support.models import TINY, smollm2, tiny_model
 from support.parity import ALLOWED_TIES, Verdict, batched_answers, compare, random_prompts, solo_answers
 
@@ -46,6 +50,19 @@ def test_tiny_models_answer_as_alone(kind: str, kernel: str):
     for seed in range(2, 4):
         answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=200, seed=seed)
         assert_right(compare(reference, solos, answers))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 130))
+@pytest.mark.parametrize("kind", TINY)
+def test_tiny_models_answer_as_alone_whatever_comes(kind: str, seed: int):
+    """Other prompts, lengths, budgets, orders and pools, from one that preempts at every turn to one that never does."""
+    reference = tiny_model(kind, "sdpa")
+    solos = solo_answers(reference, random_prompts(24, 300, 60, seed=seed), 24)
+    blocks = 12 + seed % 10 * 8
+    runner = runner_for(tiny_model(kind, attention.NAME), blocks, "onednn" if seed % 2 else "plain")
+    answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=blocks, seed=seed)
+    assert_right(compare(reference, solos, answers))
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
@@ -130,15 +147,20 @@ def test_a_model_without_attention_is_noticed(kind: str, monkeypatch: pytest.Mon
 
 
 def test_the_rows_of_a_step_enter_the_first_linear_layer_together():
-    """16 sequences decode in one matrix product, not in sixteen."""
+    """16 sequences decode in one matrix product: after their prompts each forward pass has 16 rows, one for each."""
     model = tiny_model("llama", attention.NAME)
     runner = runner_for(model, 200)
     rows: list[int] = []
     model.get_submodule("model.layers.0.self_attn.q_proj").register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].shape[1]))
-    prompts = random_prompts(16, 300, 10, seed=9)
-    batched_answers(runner, prompts, 12, blocks=200, seed=10, rows=16)
-    assert max(row for row in rows) >= 16
-    assert len(rows) < sum(12 for _ in prompts)
+    engine = Engine(Scheduler(BlockPool(200, BLOCK), 16, 512, 256), runner)
+    for number, prompt in enumerate(random_prompts(16, 300, 10, seed=9)):
+        engine.add(make_sequence(str(number), prompt, 24, ignore_eos=True))
+    tokens = 0
+    while engine.has_work:
+        tokens += len(engine.step().outputs)
+    assert tokens == 16 * 24
+    assert len(rows) < tokens / 4
+    assert rows[1:] == [16] * 23
 
 
 def test_a_batch_without_rows_to_sample_computes_no_logits():

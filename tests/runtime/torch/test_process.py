@@ -19,7 +19,7 @@ from support.process import RuntimeProcess, running_runtime
 
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 QUESTIONS = [[{"role": "user", "content": f"Name one fact about the number {number}."}] for number in range(16)]
-COUNT = 16
+COUNT = 24
 # 16 rows and two places to wait.
 MOST = 18
 

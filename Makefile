@@ -35,8 +35,8 @@ fmt: setup ## format and fix what can be fixed
 test: go setup control-plane ## unit, contract and integration tests
 	@$(RUN)pytest -m "not long"
 
-test-long: go setup control-plane ## the tests, with their longer forms
-	@$(RUN)pytest
+test-long: go setup control-plane ## the tests, with their longer forms, and what they cover
+	@$(RUN)pytest --cov --cov-report=term
 
 # A missing Go is said before 5.5 GB are downloaded, and the API server is built where its progress can be seen.
 go:

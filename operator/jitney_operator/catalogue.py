@@ -14,7 +14,8 @@ from jitney_operator.errors import Rejected
 
 @dataclass(frozen=True)
 class Model:
-    """One size of one model. `parameters` is a count, not billions."""
+    """One size of one model. `parameters` is a count, not billions; `tied` of them, embedding and projection of the vocabulary in one, 0
+    where these are two."""
 
     repository: str
     size: str
@@ -23,6 +24,7 @@ class Model:
     kv_heads: int
     head_dim: int
     context: int
+    tied: int = 0
 
     @classmethod
     def parse(cls, size: str, values: Mapping[str, Any]) -> Self:
@@ -34,6 +36,7 @@ class Model:
             kv_heads=values["kvHeads"],
             head_dim=values["headDim"],
             context=values["context"],
+            tied=values["vocabulary"] * values["hidden"] if values["tied"] else 0,
         )
 
 

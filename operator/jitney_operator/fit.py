@@ -36,8 +36,13 @@ def kv_bytes_per_token(model: Model, device: str) -> int:
     return 2 * model.layers * model.kv_heads * model.head_dim * BYTES[device]
 
 
+def weight_bytes(model: Model, device: str) -> int:
+    """On a CPU the projection to a tied vocabulary is packed for the processor, a copy beside the embedding's."""
+    return (model.parameters + (model.tied if device == "cpu" else 0)) * BYTES[device]
+
+
 def estimate(model: Model, device: str, max_num_seqs: int, max_model_len: int) -> Estimate:
-    weights = model.parameters * BYTES[device]
+    weights = weight_bytes(model, device)
     overhead = OVERHEAD_FLOOR + int(weights * OVERHEAD_SHARE)
     return Estimate(max_model_len, weights, max_num_seqs * max_model_len * kv_bytes_per_token(model, device), overhead)
 

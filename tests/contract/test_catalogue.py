@@ -37,7 +37,6 @@ VISION = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 2
 VISION |= {"patch_size": 14, "vision_use_head": False}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_its_figures_are_those_of_the_model(entry: dict[str, Any]):
     model = _hollow(entry)

@@ -1,0 +1,65 @@
+"""Run as a process: what the runtime's own loading takes of this machine's memory, weights and keys and values apart.
+
+`python -m support.footprint FOLDER WINDOW SEQS...` prints {"weights": bytes, "kv_cache": {SEQS: bytes}}.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from jitney_runtime.progress import Progress
+from jitney_runtime.settings import RuntimeSettings
+from jitney_runtime.torch_backend import loading
+from jitney_runtime.torch_backend.checkpoint import read_config, read_weights
+from jitney_runtime.torch_backend.linears import pack_linears
+from jitney_runtime.torch_backend.runner import TorchRunner
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    folder, window, *counts = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    _load(folder)
+    before = _anonymous()
+    model = _load(folder)
+    # What is still read from the mapped file is not anonymous, and as much needed.
+    mapped = sum(weight.nbytes for weight in {id(weight): weight for weight in model.parameters()}.values())
+    weights = _anonymous() - before + mapped
+    with torch.inference_mode():
+        runner = TorchRunner(model, CPU, torch.float32, 16)
+        kv_cache = {count: _kv_cache(runner, RuntimeSettings("m", "m", max_num_seqs=count, max_model_len=window)) for count in counts}
+    print(json.dumps({"weights": weights, "kv_cache": kv_cache}))
+
+
+def _load(folder: Path) -> torch.nn.Module:
+    model = read_weights(folder, "m", read_config(folder, "m"), CPU, torch.float32, Progress())
+    pack_linears(model, "onednn")
+    return model
+
+
+def _kv_cache(runner: TorchRunner, settings: RuntimeSettings) -> int:
+    runner.attention.caches = []
+    before = _anonymous()
+    runner.allocate(loading._scheduler(settings, runner.model.config, runner, frozenset()).pool.count)
+    for cache in runner.attention.caches:
+        cache.keys.fill_(1)
+        cache.values.fill_(1)
+    return _anonymous() - before
+
+
+def _anonymous() -> int:
+    """Bytes of this process that no file backs."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+
+
+if __name__ == "__main__":
+    main()

@@ -51,9 +51,10 @@ def operator(cluster: Cluster, kubectl: Kubectl) -> None:
 
 @pytest.fixture
 def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of its own; shown when the test failed, and gone afterwards."""
+    """A namespace of its own, which takes restricted pods only; shown when the test failed, and gone afterwards."""
     name = f"e2e-{uuid.uuid4().hex[:6]}"
-    kubectl("create", "namespace", name)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield name
     if request.node.stash.get(OUTCOME, False):
         print(f"\n=== {name}\n{kubectl.picture(name)}\n=== the operator\n{kubectl.picture(installation.NAMESPACE)}")

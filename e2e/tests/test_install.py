@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from product import installation
 
-from cluster.kubectl import CommandFailed, Kubectl
+from cluster.kubectl import CommandFailed, Kubectl, wait_for
 from cluster.target import Cluster
 
 CRD = "modeldeployments.serving.jitney.dev"
@@ -35,6 +35,18 @@ def test_the_api_server_accepts_every_object(kubectl: Kubectl, operator: None, s
 def test_the_operator_may_do_no_more_than_it_needs(kubectl: Kubectl, operator: None, verb: str, what: str) -> None:
     with pytest.raises(CommandFailed):
         kubectl("auth", "can-i", verb, what, "--all-namespaces", f"--as={ACCOUNT}")
+
+
+def test_the_operators_pod_is_a_restricted_one(kubectl: Kubectl, operator: None, namespace: str) -> None:
+    """The test's namespace takes no other."""
+    spec = kubectl.list("pods", installation.NAMESPACE)[0]["spec"]
+    spec = {key: value for key, value in spec.items() if key not in ("nodeName", "serviceAccount", "serviceAccountName")}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator", "namespace": namespace}, "spec": spec}
+    wait_for(lambda: kubectl.get("serviceaccount", "default", namespace), 30, "service account")
+    kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))
+    spec["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(CommandFailed, match="restricted"):
+        kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))
 
 
 def test_the_operator_is_refused_nothing(cluster: Cluster, kubectl: Kubectl, operator: None) -> None:

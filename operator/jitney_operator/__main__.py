@@ -10,7 +10,6 @@ import sys
 import uuid
 
 from jitney_operator.api import KIND, Json
-from jitney_operator.catalogue import Catalogue
 from jitney_operator.cluster import Cluster
 from jitney_operator.errors import ClusterError, SettingsError
 from jitney_operator.handlers import Watches
@@ -71,8 +70,15 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     pruning = Pruning(store, queue, cluster, settings.watch_namespaces)
     scrape = Scrape(store, queue, lambda: lease.mine)
     writer = Writer(cluster, lease, metrics)
-    reconciler = Reconciler(store, queue, writer, lease, scrape, settings, Catalogue.read(), metrics, warmup.done)
-    watches = Watches(settings.watch_namespaces, lambda kind, body: receive(store, queue, kind, body), pruning.soon, warmup.again, metrics)
+    reconciler = Reconciler(store, queue, writer, lease, scrape, settings, settings.catalogue, metrics, warmup.done)
+    watches = Watches(
+        settings.watch_namespaces,
+        cluster.is_defined,
+        lambda kind, body: receive(store, queue, kind, body),
+        pruning.soon,
+        warmup.again,
+        metrics,
+    )
     health = Health(settings.http_port, lambda: watches.ready, lambda: lease.mine, metrics)
     await health.start()
     watches.start()
@@ -93,7 +99,7 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
 
 def receive(store: Store, queue: WorkQueue, kind: str | None, body: Json) -> None:
     """One event of a watch, on the main loop."""
-    key = store.drop(body) if kind == "DELETED" else store.put(body)
+    key = store.bury(body) if kind == "DELETED" else store.put(body)
     if key is None:
         return
     if body["kind"] == KIND:

@@ -9,7 +9,9 @@ from typing import Any, Self
 
 import yaml
 
-from jitney_operator.errors import Rejected
+from jitney_operator.errors import Rejected, SettingsError
+
+NEEDED = ("repository", "parameters", "layers", "kvHeads", "headDim", "context")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Model:
 
     @classmethod
     def parse(cls, size: str, values: Mapping[str, Any]) -> Self:
+        """`hidden` and `vocabulary` are needed where `tied` is true."""
         return cls(
             repository=values["repository"],
             size=size,
@@ -36,7 +39,7 @@ class Model:
             kv_heads=values["kvHeads"],
             head_dim=values["headDim"],
             context=values["context"],
-            tied=values["vocabulary"] * values["hidden"] if values["tied"] else 0,
+            tied=values["vocabulary"] * values["hidden"] if values.get("tied") else 0,
         )
 
 
@@ -47,11 +50,15 @@ class Catalogue:
         self._models = models
 
     @classmethod
-    def read(cls) -> Self:
-        """The catalogue that ships with the operator."""
+    def read(cls, more: Mapping[str, Any] | None = None) -> Self:
+        """The catalogue that ships with the operator, and the administrator's entries in the same form; theirs win, size by size."""
         text = resources.files("jitney_operator").joinpath("catalogue.yaml").read_text()
-        document = yaml.safe_load(text)
-        return cls({name: tuple(Model.parse(size, values) for size, values in sizes.items()) for name, sizes in document.items()})
+        found: dict[str, dict[str, Model]] = {}
+        for document in (yaml.safe_load(text), more or {}):
+            for name, sizes in document.items():
+                for size, values in _entries(name, sizes):
+                    found.setdefault(name, {})[size] = _model(name, size, values)
+        return cls({name: tuple(sizes.values()) for name, sizes in found.items()})
 
     def find(self, name: str, size: str | None) -> Model:
         """Rejected with ModelNotFound or SizeNotFound when there is none."""
@@ -70,3 +77,26 @@ class Catalogue:
     def by_repository(self, repository: str) -> Model | None:
         """The shape of a repository that was named directly; None when it is not catalogued."""
         return next((model for models in self._models.values() for model in models if model.repository == repository), None)
+
+
+def _entries(name: str, sizes: Any) -> list[tuple[str, Any]]:
+    if not isinstance(sizes, Mapping):
+        raise SettingsError(f"catalogue: {name} must map sizes in billions to models, not be {sizes!r}")
+    return [(str(size), values) for size, values in sizes.items()]
+
+
+def _model(name: str, size: str, values: Any) -> Model:
+    place = f"catalogue: {name}, size {size}"
+    try:
+        float(size)
+    except ValueError as error:
+        raise SettingsError(f"{place}: a size is in billions of parameters, such as 4 or 0.5") from error
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"{place} must be a mapping, not {values!r}")
+    missing = [key for key in (*NEEDED, *(("hidden", "vocabulary") if values.get("tied") else ())) if key not in values]
+    if missing:
+        raise SettingsError(f"{place}: {missing[0]} is missing")
+    wrong = [key for key in (*NEEDED[1:], "hidden", "vocabulary") if key in values and (type(values[key]) is not int or values[key] < 1)]
+    if wrong:
+        raise SettingsError(f"{place}: {wrong[0]} must be a whole number above 0, not {values[wrong[0]]!r}")
+    return Model.parse(size, values)

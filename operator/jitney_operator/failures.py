@@ -104,6 +104,8 @@ def _unscheduled(pod: Pod, draining: bool) -> Failure | None:
     claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
     if claim:
         return Failure("ClaimNotFound", f"There is no PersistentVolumeClaim {claim[1]} here; create it or change spec.model.", pod.name)
+    if "unbound immediate PersistentVolumeClaims" in message:
+        message = "a claim of its is not bound to a volume; `kubectl describe pvc` says why (often there is no such StorageClass)."
     return Failure("Unschedulable", f"No node takes the pod: {message}", pod.name)
 
 

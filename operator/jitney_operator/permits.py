@@ -1,4 +1,4 @@
-"""What the administrator lets others choose: images, variables, folders of the node. Pure; refuses with Rejected."""
+"""What the administrator lets others choose: images, variables, folders of the node, code of the model. Pure; refuses with Rejected."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def check(spec: Spec, allow: Allow) -> None:
     _image(spec, allow)
     _env(spec, allow)
     _host_path(spec, allow)
+    _remote_code(spec, allow)
 
 
 def _image(spec: Spec, allow: Allow) -> None:
@@ -34,6 +35,17 @@ def _host_path(spec: Spec, allow: Allow) -> None:
     path = PurePosixPath(spec.cache.get("path", "/"))
     if ".." in path.parts or not any(path.is_relative_to(folder) for folder in allow.host_paths):
         raise Rejected("NotAllowed", f"The administrator does not allow the node's folder {path}; allowed are {_named(allow.host_paths)}.")
+
+
+def _remote_code(spec: Spec, allow: Allow) -> None:
+    """The runtime takes no abbreviated flags, and variables in any case: these two are all the ways to ask for it."""
+    asked = any(argument.partition("=")[0] == "--trust-remote-code" for argument in spec.args)
+    asked = asked or any(entry["name"].upper() == "JITNEY_TRUST_REMOTE_CODE" for entry in spec.env)
+    if asked and not allow.trust_remote_code:
+        raise Rejected(
+            "NotAllowed",
+            "The administrator does not allow code from a model's repository to run; take trust-remote-code out of args and env.",
+        )
 
 
 def _matches(value: str, patterns: tuple[str, ...]) -> bool:

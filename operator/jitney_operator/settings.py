@@ -11,14 +11,15 @@ import yaml
 
 from jitney_operator import quantities
 from jitney_operator.api import Json
+from jitney_operator.catalogue import Catalogue
 from jitney_operator.errors import SettingsError
 
 _PROFILE_FIELDS = {
     "device", "memory", "gpus", "gpuResource", "requests", "limits", "tolerations",
     "image", "nodeSelector", "runtimeClassName", "schedulerName",
 }  # fmt: skip
-_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles", "allow"}
-_ALLOW_FIELDS = {"images", "env", "hostPaths"}
+_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles", "allow", "catalogue"}
+_ALLOW_FIELDS = {"images", "env", "hostPaths", "trustRemoteCode"}
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,32 @@ class Profile:
 
 @dataclass(frozen=True)
 class Allow:
-    """What the people who write resources may choose for themselves: shell patterns (fnmatch); `host_paths` are folders."""
+    """What the people who write resources may choose for themselves: shell patterns (fnmatch); `host_paths` are folders.
+
+    `trust_remote_code`: whether code from a model's repository may run.
+    """
 
     images: tuple[str, ...] = ("*",)
     env: tuple[str, ...] = ("*",)
     host_paths: tuple[str, ...] = ()
+    trust_remote_code: bool = False
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
         unknown = set(values) - _ALLOW_FIELDS
         if unknown:
             raise SettingsError(f"allow: unknown field {sorted(unknown)[0]}; known are {', '.join(sorted(_ALLOW_FIELDS))}")
-        for name, patterns in values.items():
+        trust = values.get("trustRemoteCode", False)
+        if not isinstance(trust, bool):
+            raise SettingsError(f"allow: trustRemoteCode must be true or false, not {trust!r}")
+        lists = {name: patterns for name, patterns in values.items() if name != "trustRemoteCode"}
+        for name, patterns in lists.items():
             if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
                 raise SettingsError(f"allow: {name} must be a list of strings")
         relative = [path for path in values.get("hostPaths", ()) if not path.startswith("/")]
         if relative:
             raise SettingsError(f"allow: hostPaths must be absolute, not {relative[0]}")
-        return cls(tuple(values.get("images", ("*",))), tuple(values.get("env", ("*",))), tuple(values.get("hostPaths", ())))
+        return cls(tuple(values.get("images", ("*",))), tuple(values.get("env", ("*",))), tuple(values.get("hostPaths", ())), trust)
 
 
 def _mapping(place: str, value: Any) -> Json:
@@ -125,6 +134,7 @@ class Settings:
     default_profile: str = "cpu"
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     allow: Allow = Allow()
+    catalogue: Catalogue = field(default_factory=Catalogue.read)
     http_port: int = 8080
 
     @classmethod
@@ -146,6 +156,7 @@ class Settings:
             default_profile=default,
             profiles=profiles,
             allow=Allow.parse(values.get("allow") or {}),
+            catalogue=Catalogue.read(_mapping("catalogue", values.get("catalogue"))),
             http_port=_whole("JITNEY_HTTP_PORT", environ.get("JITNEY_HTTP_PORT") or 8080),
         )
 

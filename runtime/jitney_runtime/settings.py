@@ -35,6 +35,7 @@ class RuntimeSettings:
     block_size: int = 16
     kv_cache_memory: int | None = None
     kernel: str = "auto"
+    trust_remote_code: bool = False
     termination_log: str = "/dev/termination-log"
     log_level: str = "info"
     api_key: str | None = None
@@ -55,6 +56,14 @@ def _memory(text: str) -> int:
     if not match:
         raise argparse.ArgumentTypeError(f"must be bytes such as 2Gi or 500M, not {text!r}")
     return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _yes(text: str) -> bool:
+    """A flag alone, or what a variable says."""
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
+    return words[text.lower()]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         "--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free"
     )
     add("--kernel", choices=["auto", "plain", "onednn"], default="auto", help="linear layers on a CPU; auto times both on this machine")
+    add(
+        "--trust-remote-code",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_yes,
+        help="run the code that the model's own repository brings (default: refuse such a model)",
+    )
     add("--termination-log", default="/dev/termination-log", help="file that gets one line when the server cannot start")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser

@@ -107,6 +107,9 @@ def test_suspended_is_ready_and_not_available():
         (SMALL | {"cache": {"type": "HostPath", "path": "/etc"}}, "NotAllowed", "allowed are /mnt/models"),
         (SMALL | {"cache": {"type": "HostPath", "path": "/mnt/models/../../etc"}}, "NotAllowed", "allowed are /mnt/models"),
         (SMALL | {"cache": {"type": "HostPath", "path": "/mnt/models-of-others"}}, "NotAllowed", "allowed are /mnt/models"),
+        (SMALL | {"args": ["--trust-remote-code"]}, "NotAllowed", "take trust-remote-code out"),
+        (SMALL | {"args": ["--trust-remote-code=true"]}, "NotAllowed", "take trust-remote-code out"),
+        (SMALL | {"env": [{"name": "JITNEY_trust_REMOTE_CODE", "value": "1"}]}, "NotAllowed", "take trust-remote-code out"),
         ({"model": "oci://registry/x"}, "NotSupportedYet", "oci"),
     ],
 )
@@ -155,6 +158,7 @@ def test_exit_codes_become_reasons_and_stay_while_it_restarts(ended: dict[str, A
         ("0/2 nodes are available: 2 Insufficient memory.", "InsufficientMemory"),
         ("0/2 nodes are available: 2 node(s) had untolerated taint(s).", "Unschedulable"),
         ('persistentvolumeclaim "weights" not found', "ClaimNotFound"),
+        ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found", "Unschedulable"),
     ],
 )
 def test_why_no_node_takes_it(message: str, reason: str):

@@ -29,6 +29,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "block_size": ("8", 8),
     "kv_cache_memory": ("2Gi", 2 * 2**30),
     "kernel": ("plain", "plain"),
+    "trust_remote_code": ("true", True),
     "termination_log": ("/tmp/why", "/tmp/why"),
     "log_level": ("debug", "debug"),
 }

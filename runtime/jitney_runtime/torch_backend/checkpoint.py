@@ -44,14 +44,21 @@ def reading(what: str) -> Iterator[None]:
         raise NotSupportedYet(f"{what}: {_sentence(error)}{_ADVICE if isinstance(error, SafetensorError) else ''}") from error
 
 
-def read_config(folder: Path, model: str) -> Any:
+def read_config(folder: Path, model: str, trust: bool = False) -> Any:
+    """`trust`: whether code that lies beside the model may run, here as below."""
     with reading(f"transformers {transformers.__version__} cannot read the config.json of {model}"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        except ValueError as error:
+            if trust or "trust_remote_code" not in str(error):
+                raise
+            words = f"{model} can only be served by the code in its own repository: start with --trust-remote-code if you trust it"
+            raise NotSupportedYet(words) from error
 
 
-def read_tokenizer(folder: Path, model: str) -> Any:
+def read_tokenizer(folder: Path, model: str, trust: bool = False) -> Any:
     with reading(f"the tokenizer of {model} cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     if not tokenizer.encode("hello", add_special_tokens=False):
         # Without its files transformers makes an empty tokenizer and says nothing.
         raise NotSupportedYet(f"{model} holds no tokenizer: put its tokenizer.json beside the weights")
@@ -60,7 +67,9 @@ def read_tokenizer(folder: Path, model: str) -> Any:
     return tokenizer
 
 
-def read_weights(folder: Path, model: str, config: Any, device: torch.device, dtype: torch.dtype, progress: Progress) -> nn.Module:
+def read_weights(
+    folder: Path, model: str, config: Any, device: torch.device, dtype: torch.dtype, progress: Progress, trust: bool = False
+) -> nn.Module:
     attention.register()
     previous = transformers.utils.logging.set_tqdm_hook(_loading_bar(progress))
     try:
@@ -75,7 +84,7 @@ def read_weights(folder: Path, model: str, config: Any, device: torch.device, dt
                 # Both would be filled with random numbers; the check below names them.
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                trust_remote_code=False,
+                trust_remote_code=trust,
             )
     finally:
         transformers.utils.logging.set_tqdm_hook(previous)

@@ -76,9 +76,10 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     dtype = choose_dtype(settings.dtype, device)
     folder = model_folder(settings.model, settings.revision, progress)
     progress.loading(0)
-    config = read_config(folder, settings.model)
-    tokenizer = read_tokenizer(folder, settings.model)
-    model = read_weights(folder, settings.model, config, device, dtype, progress)
+    trust = settings.trust_remote_code
+    config = read_config(folder, settings.model, trust)
+    tokenizer = read_tokenizer(folder, settings.model, trust)
+    model = read_weights(folder, settings.model, config, device, dtype, progress, trust)
     if device.type == "cpu":
         pack_linears(model, settings.kernel)
         gc.collect()

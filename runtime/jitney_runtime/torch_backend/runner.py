@@ -44,8 +44,6 @@ class TorchRunner:
         """One forward pass without a cache. Flags in a model's class can claim an attention interface that it ignores; calls cannot."""
         config = self.model.config.get_text_config()  # type: ignore[union-attr, operator]
         name = type(self.model).__name__
-        if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
-            raise NotSupportedYet(f"{name} has layers of the type {unknown[0]}: Jitney cannot serve it yet")
         ids = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long, device=self.device)
         positions = torch.arange(_PROBE_TOKENS, device=self.device)[None, :]
         self.model(input_ids=ids, position_ids=positions, use_cache=False)
@@ -55,6 +53,8 @@ class TorchRunner:
             raise NotSupportedYet(
                 f"{name} has {layers} layers and {calls} of them use transformers' attention interface: Jitney cannot serve it yet"
             )
+        if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
+            raise NotSupportedYet(f"{name} has layers of the type {unknown[0]}: Jitney cannot serve it yet")
 
     def allocate(self, blocks: int) -> None:
         """Take the KV memory: `blocks` blocks in every layer."""

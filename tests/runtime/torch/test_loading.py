@@ -27,8 +27,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("whole"))
 
 
-def load(folder: Path) -> loading.LoadedModel:
-    return loading.load(RuntimeSettings(str(folder), "m", device="cpu", kernel="plain"), Progress())
+def load(folder: Path, **settings: Any) -> loading.LoadedModel:
+    return loading.load(RuntimeSettings(str(folder), "m", device="cpu", kernel="plain", **settings), Progress())
 
 
 def test_a_whole_folder_loads(whole: Path):
@@ -121,6 +121,29 @@ def test_a_model_that_ignores_the_attention_interface_is_refused(kind: str, whol
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     with pytest.raises(NotSupportedYet, match="2 layers and 0 of them use transformers' attention interface"):
         load(folder)
+
+
+CODE = """
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+class OwnConfig(Qwen2Config):
+    model_type = "own"
+
+class OwnForCausalLM(Qwen2ForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_that_a_model_brings_runs_only_where_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = save_tiny(tmp_path / "model", vocab_size=49152)
+    own = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}, "model_type": "own"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | own | {"architectures": ["OwnForCausalLM"]}))
+    (folder / "own.py").write_text(CODE)
+    with pytest.raises(NotSupportedYet, match=r"only be served by the code in its own repository: start with --trust-remote-code"):
+        load(folder)
+    assert type(load(folder, trust_remote_code=True).runner.model).__name__ == "OwnForCausalLM"
 
 
 def test_layers_that_look_back_in_chunks_are_refused(whole: Path, tmp_path: Path):

@@ -67,6 +67,11 @@ class Cluster:
                 return None
             raise
 
+    async def is_defined(self) -> bool:
+        """Whether the server knows ModelDeployments: their definition may be deleted, and made again later."""
+        known = await self.get(f"/apis/{API_VERSION}") or {}
+        return any(resource["name"] == PLURAL for resource in known.get("resources") or ())
+
     async def list(self, kind: str, namespaces: tuple[str, ...], *, metadata_only: bool = False) -> list[Listing]:
         """Everything of a watched kind that concerns us, page by page: one listing per namespace, one in all when none is named."""
         return [await self._list_in(kind, namespace, metadata_only) for namespace in namespaces or (None,)]

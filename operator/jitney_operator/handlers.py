@@ -13,13 +13,14 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any
 
 import aiohttp
 import kopf
 
 from jitney_operator.api import GROUP, LABEL, PLURAL, VERSION, Json
+from jitney_operator.errors import ClusterError
 from jitney_operator.metrics import Metrics
 from jitney_operator.pacing import Pacing
 
@@ -31,6 +32,12 @@ WATCHER = "jitney-operator-watch"
 # Seconds before the watches are started again; a run of LASTING seconds was a good one.
 FIRST_PAUSE, LONGEST_PAUSE, LASTING = 1.0, 30.0, 60.0
 
+# Seconds without a word after which a watch is taken for dead and opened again: the server sends a bookmark every minute.
+SILENCE = 70.0
+
+# Seconds that kopf's watches get to end by themselves, again and again.
+ENDING = 1.0
+
 CHILDREN = (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
 
 # Event type (None in the first listing) and the object.
@@ -38,18 +45,20 @@ Receive = Callable[[str | None, Json], None]
 
 
 class Watches:
-    """Started once. Calls on the main loop: `receive` for each event, `relisted` after a watch had to list its kind anew, and
-    `restarted` when all of them begin again."""
+    """Started once. Calls on the main loop: `is_defined` before the watches begin, `receive` for each event, `relisted` after a watch had
+    to list its kind anew, and `restarted` when all of them begin again."""
 
     def __init__(
         self,
         namespaces: tuple[str, ...],
+        is_defined: Callable[[], Coroutine[Any, Any, bool]],
         receive: Receive,
         relisted: Callable[[], None],
         restarted: Callable[[], None],
         metrics: Metrics,
     ) -> None:
-        self._namespaces, self._receive, self._relisted, self._restarted, self._metrics = namespaces, receive, relisted, restarted, metrics
+        self._namespaces, self._is_defined, self._metrics = namespaces, is_defined, metrics
+        self._receive, self._relisted, self._restarted = receive, relisted, restarted
         self._stop = threading.Event()
         self._ready = threading.Event()
         # How to end the run of kopf that is under way.
@@ -92,7 +101,10 @@ class Watches:
         self._leave = lambda: loop.call_soon_threadsafe(leaving.set)
         if self._stop.is_set():
             return
-        await kopf.operator(
+        # kopf looks only when it starts which resources there are, and would never watch one that is defined later.
+        if not await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._is_defined(), self._loop)):
+            raise ClusterError(404, f"the server does not know {PLURAL}.{GROUP}: its definition (CRD) is missing")
+        tasks = await kopf.spawn_tasks(
             registry=self._registry(),
             settings=_settings(),
             standalone=True,
@@ -101,6 +113,7 @@ class Watches:
             stop_flag=leaving,
             ready_flag=self._ready,
         )
+        await _until_ended(tasks)
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -142,10 +155,28 @@ def _settings() -> kopf.OperatorSettings:
     settings.persistence.finalizer = f"{GROUP}/never-set"
     # Its default pause of 0.1 s asks for full listings ten times a second when the server keeps saying 410.
     settings.watching.reconnect_backoff = 2.0
+    settings.watching.inactivity_timeout = SILENCE
     settings.networking.error_backoffs = _Backoffs()
     for group, version, plural in CHILDREN:
         settings.watching.label_selectors[(group, version, plural) if group else (version, plural)] = LABEL
     return settings
+
+
+async def _until_ended(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Runs kopf until one of its tasks ends, and then sees to it that all do.
+
+    kopf cancels each watch once, together with what it listens to for a pause: a watch that waits for an answer at that moment takes
+    its end for a pause, begins anew and is waited for without end (1.45.2). So they are cancelled until they are gone.
+    """
+    this = asyncio.current_task()
+    running = asyncio.create_task(kopf.run_tasks(tasks, ignored={this}))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    spared = {this, running, *tasks}
+    while not running.done():
+        await asyncio.wait({running}, timeout=ENDING)
+        for task in asyncio.all_tasks() - spared:
+            task.cancel()
+    await running
 
 
 class _Backoffs:

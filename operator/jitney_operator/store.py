@@ -5,17 +5,22 @@ from __future__ import annotations
 from jitney_operator.api import KIND, LABEL, Json, Key, ModelDeployment
 from jitney_operator.observed import Listing, Observed, Pod
 
+# Of how many objects that are gone the version is remembered: enough for what may still be on its way.
+REMEMBERED = 4096
+
 
 class Store:
-    """Objects by kind, parent key and name; older versions than what is held are refused."""
+    """Objects by kind, parent key and name; older versions than what is held, or is known to be gone, are refused."""
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[Key, dict[str, Json]]] = {}
+        # uid and last version.
+        self._gone: dict[str, int] = {}
 
     def put(self, body: Json) -> Key | None:
         """Keep the object; the key to reconcile, or None when nothing changed or it belongs to nobody."""
         key = parent(body)
-        if key is None:
+        if key is None or _version(body) <= self._gone.get(body["metadata"]["uid"], -1):
             return None
         names = self._objects.setdefault(body["kind"], {}).setdefault(key, {})
         name, before = body["metadata"]["name"], None
@@ -24,6 +29,13 @@ class Store:
             return None
         names[name] = _pruned(body)
         return key
+
+    def bury(self, body: Json) -> Key | None:
+        """The server says that it is gone, at this version: an answer or event from before must not bring it back."""
+        self._gone[body["metadata"]["uid"]] = _version(body)
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        return self.drop(body)
 
     def drop(self, body: Json) -> Key | None:
         """Forget the object, unless a newer one took its name."""
@@ -50,6 +62,7 @@ class Store:
     def clear(self) -> None:
         """Before a new listing: what vanished while nobody watched must not live on as a ghost."""
         self._objects.clear()
+        self._gone.clear()
 
     def all_keys(self) -> list[Key]:
         """Of all ModelDeployments."""

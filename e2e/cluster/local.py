@@ -50,7 +50,7 @@ class LocalCluster:
     def start(self) -> None:
         """A running cluster: the one that is there when this checkout started it, else a new one."""
         machine.check()
-        binaries.build()
+        binaries.build(binaries.CLUSTER)
         with state.lock():
             owner = state.recorded()
             if owner and owner.checkout == str(REPOSITORY) and self.running():

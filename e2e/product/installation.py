@@ -22,6 +22,9 @@ def install(cluster: Cluster, kubectl: Kubectl, values: Path = VALUES, *flags: s
     settings = [f"image.repository={repository}", f"image.tag={tag}", f"config.runtimeImage={cluster.reference(RUNTIME)}"]
     arguments = ["--namespace", NAMESPACE, "--create-namespace", "--values", str(values), *flags]
     with Step("installing the chart"):
+        # Helm goes on with no installation that was interrupted. The definition and everybody's models outlive this.
+        if kubectl.helm("list", "--pending", "--short", "--namespace", NAMESPACE).split():
+            uninstall(kubectl)
         try:
             kubectl.helm("upgrade", "--install", RELEASE, str(CHART), *arguments, *_set(settings), "--wait", "--timeout", "180s")
         except RuntimeError as error:

@@ -7,7 +7,7 @@ export PYTHONPATH := e2e
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: go control-plane help setup check fmt test test-long model serve docs bench binaries
+.PHONY: go control-plane help setup check fmt test test-long model serve docs bench bench-status binaries
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ docs: setup ## make the pages that come from the code
 
 bench: setup ## the runtime against transformers serve: same model, machine and run
 	@$(RUN)python bench/compare.py
+
+bench-status: prerequisites setup ## how soon the resource says what Kubernetes knows, over 20 failures
+	@$(RUN)python bench/status.py
 
 binaries: ## build etcd, Kubernetes, helm and CoreDNS from their Go modules (8 minutes the first time)
 	@python3 e2e/cluster/binaries.py

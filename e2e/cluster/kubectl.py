@@ -30,6 +30,11 @@ class Kubectl:
     def helm(self, *arguments: str, seconds: float = 300) -> str:
         return self._run("helm", arguments, None, seconds)
 
+    def watching(self, kind: str) -> subprocess.Popen[bytes]:
+        """Every object of a kind and each of its changes, as JSON on its standard output, until it is terminated."""
+        arguments = ["get", kind, "--all-namespaces", "--watch", "--output-watch-events", "--output=json"]
+        return subprocess.Popen([str(program("kubectl")), *self._flags, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
     def _run(self, name: str, arguments: tuple[str, ...], input: str | None, seconds: float) -> str:
         command = [str(program(name)), *self._flags, *arguments]
         done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, timeout=seconds)

@@ -41,6 +41,10 @@ class LocalCluster:
         command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", "get", "--raw=/readyz", "--request-timeout=5s"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
+    def process(self, name: str) -> int:
+        """The id of one of its processes."""
+        return next(process.pid for process in self.plane.processes.running if process.name == name)
+
     def up(self) -> None:
         """A running cluster with our images in it."""
         self.start()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from product import installation, model_claim, resource
+from product import installation, model_claim, resource, situations
 from product.client import Client
+from product.eye import Eye
+from product.situations import Row, Situation
 from test_model import model_folder
 
 from cluster import target
@@ -15,7 +19,9 @@ from cluster.images import REPOSITORY
 from cluster.kubectl import Kubectl
 from cluster.target import Cluster
 
+FOLDER = Path(__file__).parent
 OUTCOME = pytest.StashKey[bool]()
+ROWS = pytest.StashKey[list[Row]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,6 +42,32 @@ def cluster() -> Cluster:
     chosen = target.chosen()
     chosen.up()
     return chosen
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[ROWS] = []
+
+
+def _missing(config: pytest.Config) -> set[str]:
+    """Situations that a run of the whole suite did not come to."""
+    local = (os.environ.get("JITNEY_CLUSTER") or "local") == "local"
+    whole = local and not config.option.keyword and config.args == [os.path.relpath(FOLDER, config.invocation_params.dir)]
+    return situations.NEEDED - {row.situation for row in config.stash[ROWS]} if whole else set()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[ROWS]:
+        terminalreporter.section("what the resource says, and how soon")
+        terminalreporter.write_line(situations.table(config.stash[ROWS]))
+    for situation in sorted(_missing(config)):
+        terminalreporter.write_line(f"NOT SEEN: {situation}", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A situation whose test is gone, skipped or expected to fail has not been seen."""
+    if exitstatus == 0 and not session.config.option.collectonly and _missing(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +100,17 @@ def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]
 def model(cluster: Cluster, kubectl: Kubectl, namespace: str) -> str:
     """The test model's reference on a claim in the test's namespace."""
     return model_claim.provide(cluster, kubectl, model_folder(), namespace)
+
+
+@pytest.fixture(scope="session")
+def eye(kubectl: Kubectl, operator: None) -> Iterator[Eye]:
+    with Eye(kubectl) as eye:
+        yield eye
+
+
+@pytest.fixture
+def situation(eye: Eye, kubectl: Kubectl, namespace: str, request: pytest.FixtureRequest) -> Situation:
+    return Situation(eye, kubectl, namespace, request.node.name, request.config.stash[ROWS])
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from product import resource, trouble
+from product import resource
 from product.resource import condition
+from product.situations import ENDED, RUNNING, UNPLACED, Situation
 
 from cluster import network
 from cluster.kubectl import Kubectl, wait_for
@@ -34,22 +36,49 @@ def _endpoint(url: str) -> list[dict[str, str]]:
 
 
 FAILURES = {
-    "notfound": ("ModelNotFound", 10, "jitney-tests/none"),
-    "gated": ("Unauthorized", 11, "jitney-tests/gated"),
-    "unreachable": ("HubUnreachable", 12, MODEL),
+    "notfound": ("model not found on the hub", "ModelNotFound", 10, "jitney-tests/none"),
+    "gated": ("hub says unauthorized", "Unauthorized", 11, "jitney-tests/gated"),
+    "unreachable": ("hub unreachable", "HubUnreachable", 12, MODEL),
 }
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_a_download_that_cannot_be(name: str, hub: Hub, apply, kubectl: Kubectl, namespace: str) -> None:
-    reason, code, model = FAILURES[name]
+def test_a_download_that_cannot_be(name: str, hub: Hub, apply, situation: Situation) -> None:
+    what, reason, code, model = FAILURES[name]
     hub.refused["jitney-tests/gated"] = (401, "GatedRepo")
     # Nobody listens on the second port.
     apply(name, model=f"hf://{model}", env=_endpoint(hub.url if name != "unreachable" else f"http://{network.ADDRESS}:9"))
-    known = trouble.known(kubectl, namespace, name, lambda pod: trouble.terminated(pod) is not None)
-    seen = trouble.reported(kubectl, namespace, name, "ModelLoaded", {reason}, known)
+    seen = situation(what, name, ENDED, "ModelLoaded", reason)
     assert seen["status"]["lastFailure"]["exitCode"] == code
     assert seen["status"]["lastFailure"]["container"] == "runtime"
+
+
+# As the library fails where the memory of a real GPU runs out: the rest of the way is the runtime's own.
+CODE = """
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+class OwnConfig(Qwen2Config):
+    model_type = "own"
+
+class OwnForCausalLM(Qwen2ForCausalLM):
+    config_class = OwnConfig
+    def __init__(self, config):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB.")
+"""
+
+
+def test_a_gpu_that_is_too_small(hub: Hub, apply, situation: Situation) -> None:
+    """A model whose own code raises CUDA's error, in a pod that ends with the runtime's exit code and sentence."""
+    folder = hub.repositories[MODEL]
+    (folder / "own.py").write_text(CODE)
+    own = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}, "model_type": "own"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | own | {"architectures": ["OwnForCausalLM"]}))
+    apply("gpu", model=f"hf://{MODEL}", env=_endpoint(hub.url), args=["--trust-remote-code"])
+    seen = situation("CUDA out of memory", "gpu", ENDED, "ModelLoaded", "GPUOutOfMemory")
+    assert seen["status"]["lastFailure"]["exitCode"] == 15
+    assert "Tried to allocate 2.00 GiB" in condition(seen, "ModelLoaded")["message"]
 
 
 @pytest.fixture
@@ -62,21 +91,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_is_full(hub: Hub, small_disk: Path, volume: dict[str, Any], apply, kubectl: Kubectl, namespace: str) -> None:
+def test_a_disk_that_is_full(
+    hub: Hub, small_disk: Path, volume: dict[str, Any], apply, situation: Situation, kubectl: Kubectl, namespace: str
+) -> None:
     cache = {"type": "PersistentVolumeClaim", "size": "1Gi"}
     kubectl.apply(volume)
     apply("cached", model=f"hf://{MODEL}", cache=cache, env=_endpoint(hub.url))
-    known = trouble.known(kubectl, namespace, "cached", lambda pod: trouble.terminated(pod) is not None)
-    seen = trouble.reported(kubectl, namespace, "cached", "ModelLoaded", {"DiskFull"}, known)
+    seen = situation("disk full", "cached", ENDED, "ModelLoaded", "DiskFull")
     assert seen["status"]["lastFailure"]["exitCode"] == 13
 
 
-def test_a_start_that_takes_too_long(hub: Hub, apply, kubectl: Kubectl, namespace: str) -> None:
+def test_a_start_that_takes_too_long(hub: Hub, apply, situation: Situation) -> None:
     hub.held.add("model.safetensors")
     apply("slow", model=f"hf://{MODEL}", env=_endpoint(hub.url), startupTimeoutSeconds=16)
-    resource.wait_until(kubectl, "slow", "Downloading", lambda seen: seen["status"].get("reason") == "Downloading", 60, namespace)
-    known = trouble.known(kubectl, namespace, "slow", lambda pod: trouble.terminated(pod) is not None)
-    seen = trouble.reported(kubectl, namespace, "slow", "ModelLoaded", {"StartupTimeout"}, known)
+    seen = situation("download under way", "slow", RUNNING, "ModelLoaded", "Downloading")
+    assert seen["status"]["progress"].startswith("downloading ")
+    seen = situation("start takes too long", "slow", ENDED, "ModelLoaded", "StartupTimeout")
     assert "Raise spec.startupTimeoutSeconds" in condition(seen, "ModelLoaded")["message"]
 
 
@@ -94,11 +124,11 @@ def volume(kubectl: Kubectl, namespace: str, tmp_path: Path) -> Iterator[dict[st
     kubectl("delete", "pv", name, "--ignore-not-found", "--wait=false")
 
 
-def test_downloads_outlive_a_pod(hub: Hub, volume: dict[str, Any], apply, kubectl: Kubectl, namespace: str) -> None:
+def test_downloads_outlive_a_pod(hub: Hub, volume: dict[str, Any], apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
     cache = {"type": "PersistentVolumeClaim", "size": "1Gi"}
     apply("cached", model=f"hf://{MODEL}", cache=cache, env=_endpoint(hub.url), maxModelLen=128, rollout={"drainSeconds": 1})
-    seen = resource.wait_until(kubectl, "cached", "Scheduled=False", lambda seen: _unscheduled(seen), 60, namespace)
-    print(f"\nwithout a volume: {condition(seen, 'Scheduled')['message']}")
+    seen = situation("claim without a volume", "cached", UNPLACED, "Scheduled", "Unschedulable")
+    assert "`kubectl describe pvc` says why" in condition(seen, "Scheduled")["message"]
     kubectl.apply(volume)
     resource.wait_ready(kubectl, "cached", 180, namespace)
     assert hub.sent.count("model.safetensors") == 1
@@ -109,7 +139,3 @@ def test_downloads_outlive_a_pod(hub: Hub, volume: dict[str, Any], apply, kubect
     assert hub.sent.count("model.safetensors") == 1
     kubectl("delete", "mdep", "cached", "-n", namespace, "--cascade=foreground", "--timeout=120s")
     assert not kubectl.list("pvc", namespace)
-
-
-def _unscheduled(seen: dict[str, Any]) -> bool:
-    return (condition(seen, "Scheduled") or {}).get("status") == "False"

@@ -1,0 +1,67 @@
+"""An independent eye on the cluster: kubectl's own watches, each change stamped as it comes. No poll decides how late something was."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from cluster.kubectl import Kubectl
+
+Seen = dict[str, Any]
+KINDS = ("pods", "deployments", "nodes", "modeldeployments")
+
+
+class Eye:
+    """Open for the length of a with block; one thread per kind."""
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        self._kubectl = kubectl
+        self._seen: dict[str, list[tuple[float, Seen]]] = {kind: [] for kind in KINDS}
+        self._news = threading.Condition()
+        self._open = True
+
+    def __enter__(self) -> Self:
+        self._watches = [self._kubectl.watching(kind) for kind in KINDS]
+        for kind, watch in zip(KINDS, self._watches, strict=True):
+            threading.Thread(target=self._read, args=(kind, watch.stdout), name=f"eye-{kind}", daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for watch in self._watches:
+            watch.terminate()
+            watch.wait(10)
+
+    def _read(self, kind: str, stream: Any) -> None:
+        """kubectl writes one indented document after the other."""
+        decoder, text = json.JSONDecoder(), ""
+        while part := stream.read1(1 << 16).decode():
+            now, text = time.time(), text + part
+            while (text := text.lstrip()) and (found := _first(decoder, text)):
+                document, text = found[0], text[found[1] :]
+                with self._news:
+                    self._seen[kind].append((now, document["object"]))
+                    self._news.notify_all()
+
+    def first(self, kind: str, holds: Callable[[Seen], bool], seconds: float, what: str) -> float:
+        """When an object of `kind` that `holds` was first seen, in Unix time; TimeoutError where none comes."""
+        deadline, position = time.monotonic() + seconds, 0
+        with self._news:
+            while True:
+                news = self._seen[kind][position:]
+                for at, found in news:
+                    if holds(found):
+                        return at
+                position += len(news)
+                if not self._news.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
+                    raise TimeoutError(f"after {seconds:.0f} s nobody has seen {what}")
+
+
+def _first(decoder: json.JSONDecoder, text: str) -> tuple[Seen, int] | None:
+    try:
+        return decoder.raw_decode(text)
+    except ValueError:
+        return None

@@ -1,0 +1,115 @@
+"""Situations in which Kubernetes knows something, and the word that the resource must show soon after; at the end a table of them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.kubectl import Kubectl
+from product.eye import Eye, Seen
+from product.resource import condition
+
+LABEL = "serving.jitney.dev/model-deployment"
+# Generous: the suite shares two cores with everything else. The table has the seconds.
+KNOWN_SECONDS, SHOWN_SECONDS = 180.0, 30.0
+
+# Each must be in the table when the whole suite has run.
+NEEDED = {
+    "image cannot be pulled", "no node matches", "not enough memory on any node", "no free GPU", "memory limit exceeded",
+    "CUDA out of memory", "no CUDA device", "model not found", "model not found on the hub", "hub says unauthorized", "hub unreachable",
+    "disk full", "crash loop", "start takes too long", "Secret missing", "claim missing", "claim without a volume", "quota used up",
+    "name taken", "download under way", "rollout under way", "rollout stuck", "rollout done", "suspended", "scaled to zero",
+    "node lost", "generation not observed yet",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Knows:
+    """How Kubernetes itself shows that it knows: an object of `kind` that `holds`."""
+
+    kind: str
+    holds: Callable[[Seen], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`seconds` from the moment Kubernetes knew to the moment the resource said it."""
+
+    situation: str
+    test: str
+    reason: str
+    seconds: float
+
+
+def table(rows: list[Row]) -> str:
+    lines = [f"{'situation':<32} {'reason shown':<20} {'after':>7}  test"]
+    for row in sorted(rows, key=lambda row: row.situation):
+        lines.append(f"{row.situation:<32} {row.reason:<20} {row.seconds:>5.2f} s  {row.test}")
+    return "\n".join(lines)
+
+
+class Situation:
+    """Waits for both sides of one situation in one namespace, and keeps a row of it."""
+
+    def __init__(self, eye: Eye, kubectl: Kubectl, namespace: str, test: str, rows: list[Row]) -> None:
+        self._eye, self._kubectl, self._namespace, self._test, self._rows = eye, kubectl, namespace, test, rows
+
+    def __call__(self, situation: str, name: str, knows: Knows, kind: str, reason: str, status: str = "False") -> Seen:
+        """The resource `name` once its condition `kind` has this status and reason, and the one word is the same."""
+
+        def belongs(found: Seen) -> bool:
+            metadata = found["metadata"]
+            mine = metadata.get("labels", {}).get(LABEL) == name or metadata["name"] == name or knows.kind == "nodes"
+            return mine and metadata.get("namespace", self._namespace) == self._namespace and knows.holds(found)
+
+        def says(found: Seen) -> bool:
+            metadata, entry = found["metadata"], condition(found, kind) or {}
+            if (metadata["namespace"], metadata["name"]) != (self._namespace, name) or entry.get("status") != status:
+                return False
+            word = found["status"].get("reason") if kind != "Progressing" else reason
+            return bool(entry.get("reason") == word == reason)
+
+        known = self._eye.first(knows.kind, belongs, KNOWN_SECONDS, f"{situation} on {knows.kind} of {name}")
+        try:
+            shown = self._eye.first("modeldeployments", says, SHOWN_SECONDS, f"{kind}={status} {reason} on {name}")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self._kubectl.picture(self._namespace)}") from error
+        self._rows.append(Row(situation, self._test, reason, max(0.0, shown - known)))
+        print(f"\n{situation}: {name} says {reason} {max(0.0, shown - known):.2f} s after Kubernetes knew")
+        seen: Seen = self._kubectl.get("mdep", name, self._namespace) or {}
+        return seen
+
+
+def _container(pod: Seen) -> dict[str, Any]:
+    return next(iter(pod["status"].get("containerStatuses") or []), {})
+
+
+def _ended(pod: Seen) -> bool:
+    status = _container(pod)
+    return bool(status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated"))
+
+
+def _unplaced(pod: Seen) -> bool:
+    conditions = pod["status"].get("conditions") or []
+    return any(entry["type"] == "PodScheduled" and entry["status"] == "False" for entry in conditions)
+
+
+def _refused(deployment: Seen) -> bool:
+    conditions = deployment.get("status", {}).get("conditions") or []
+    return any(entry["type"] == "ReplicaFailure" and entry["status"] == "True" for entry in conditions)
+
+
+def _running(pod: Seen) -> bool:
+    return "running" in _container(pod).get("state", {})
+
+
+RUNNING = Knows("pods", _running)
+ENDED = Knows("pods", _ended)
+UNPLACED = Knows("pods", _unplaced)
+REFUSED = Knows("deployments", _refused)
+
+
+def waiting(*reasons: str) -> Knows:
+    """A container that cannot start."""
+    return Knows("pods", lambda pod: _container(pod).get("state", {}).get("waiting", {}).get("reason") in reasons)

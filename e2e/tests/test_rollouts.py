@@ -1,0 +1,115 @@
+"""What the resource says while Kubernetes replaces, stops and loses its pods, and what it says before anybody has looked."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from product import installation, resource
+from product.client import Client
+from product.eye import Seen
+from product.resource import condition
+from product.situations import Knows, Situation
+
+from cluster.kubectl import CommandFailed, Kubectl, wait_for
+from cluster.local import LocalCluster
+from cluster.target import Cluster
+
+
+def _asks(**spec: Any) -> Knows:
+    """The moment at which the resource was told to be so."""
+    return Knows("modeldeployments", lambda found: all(found["spec"].get(name) == value for name, value in spec.items()))
+
+
+def _newer(deployment: Seen) -> bool:
+    """A rollout that the Deployment controller has taken up and not finished."""
+    status = deployment.get("status") or {}
+    current = status.get("observedGeneration") == deployment["metadata"]["generation"]
+    return bool(deployment["metadata"]["generation"] > 1 and current and status.get("replicas") != status.get("updatedReplicas"))
+
+
+def test_a_rollout_that_is_stuck_and_one_that_is_done(
+    smollm2: str, situation: Situation, client: Client, kubectl: Kubectl, namespace: str
+) -> None:
+    """The old revision serves until the new one can."""
+    _patch(kubectl, namespace, '{"spec": {"image": "registry.invalid/none/such:1"}}')
+    situation("rollout under way", "smollm2", Knows("deployments", _newer), "Progressing", "RollingOut", "True")
+    knows = Knows("pods", lambda pod: _waits_for(pod) in ("ErrImagePull", "ImagePullBackOff"))
+    seen = situation("rollout stuck", "smollm2", knows, "ModelLoaded", "ImagePullError")
+    assert (condition(seen, "Available") or {})["status"] == "True"
+    assert not client.chat(smollm2, "smollm2", prompts=["Hello"], max_tokens=4)[0].error
+    generation = (kubectl.get("deployment", "smollm2", namespace) or {})["metadata"]["generation"]
+    _patch(kubectl, namespace, '{"spec": {"image": null}}')
+    done = Knows("deployments", lambda found: found["metadata"]["generation"] > generation and _complete(found))
+    situation("rollout done", "smollm2", done, "Progressing", "Complete")
+    resource.wait_ready(kubectl, "smollm2", 60, namespace)
+
+
+def test_suspended_and_scaled_to_zero(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
+    apply("idle", model="file:///nowhere", suspend=True)
+    situation("suspended", "idle", _asks(suspend=True), "Ready", "Suspended", "True")
+    apply("idle", model="file:///nowhere", replicas=0)
+    situation("scaled to zero", "idle", _asks(replicas=0), "Ready", "ScaledToZero", "True")
+
+
+@pytest.fixture
+def kubelet(cluster: Cluster, kubectl: Kubectl) -> Iterator[int]:
+    """Its process; running again, and the node ready, afterwards."""
+    if not isinstance(cluster, LocalCluster):
+        pytest.skip("only the local cluster's kubelet is ours to stop")
+    pid = cluster.process("kubelet")
+    yield pid
+    os.kill(pid, signal.SIGCONT)
+    kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s")
+
+
+def test_a_node_that_falls_silent(smollm2: str, situation: Situation, kubelet: int, kubectl: Kubectl, namespace: str) -> None:
+    os.kill(kubelet, signal.SIGSTOP)
+    seen = situation("node lost", "smollm2", Knows("pods", _says_not_ready), "Scheduled", "NodeLost")
+    assert "has fallen silent" in condition(seen, "Scheduled")["message"]
+    os.kill(kubelet, signal.SIGCONT)
+    resource.wait_ready(kubectl, "smollm2", 120, namespace)
+
+
+@pytest.fixture
+def no_operator(kubectl: Kubectl, operator: None) -> Iterator[None]:
+    deployment = ("deployment", installation.DEPLOYMENT, "-n", installation.NAMESPACE)
+    kubectl("scale", *deployment, "--replicas=0")
+    wait_for(lambda: not kubectl.list("pods", installation.NAMESPACE), 60, "end of the operator")
+    yield
+    kubectl("scale", *deployment, "--replicas=1")
+    kubectl("rollout", "status", *deployment, "--timeout=120s")
+
+
+def test_a_generation_that_nobody_has_looked_at(apply, situation: Situation, no_operator: None, kubectl: Kubectl, namespace: str) -> None:
+    """Neither a new resource nor a new spec of an old one passes for ready."""
+    apply("unseen", model="file:///nowhere", replicas=0)
+    situation("generation not observed yet", "unseen", _asks(replicas=0), "Ready", "Pending", "Unknown")
+    with pytest.raises(CommandFailed, match="timed out"):
+        kubectl("wait", "--for=condition=Ready", "mdep/unseen", "-n", namespace, "--timeout=2s")
+    assert "Pending" in kubectl("get", "mdep", "unseen", "-n", namespace)
+
+
+def _patch(kubectl: Kubectl, namespace: str, patch: str) -> None:
+    kubectl("patch", "mdep", "smollm2", "-n", namespace, "--type=merge", "-p", patch)
+
+
+def _waits_for(pod: Seen) -> str | None:
+    status = next(iter(pod["status"].get("containerStatuses") or []), {})
+    return status.get("state", {}).get("waiting", {}).get("reason")
+
+
+def _complete(deployment: Seen) -> bool:
+    status = deployment.get("status") or {}
+    count = deployment["spec"]["replicas"]
+    current = status.get("observedGeneration") == deployment["metadata"]["generation"]
+    return current and [status.get(name) for name in ("replicas", "updatedReplicas", "readyReplicas")] == [count] * 3
+
+
+def _says_not_ready(pod: Seen) -> bool:
+    """Said by the node controller in the kubelet's place."""
+    conditions = {entry["type"]: entry["status"] for entry in pod["status"].get("conditions") or []}
+    return "Ready" in conditions and conditions["Ready"] != "True" and conditions.get("ContainersReady") == "True"

@@ -6,7 +6,6 @@ import contextlib
 import random
 import socket
 
-
 # Below the range of NodePorts and that of outgoing connections: one of those could take a port between its choice and its use.
 LOWEST, HIGHEST = 20_000, 30_000
 

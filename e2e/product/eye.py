@@ -46,14 +46,14 @@ class Eye:
                     self._seen[kind].append((now, document["object"]))
                     self._news.notify_all()
 
-    def first(self, kind: str, holds: Callable[[Seen], bool], seconds: float, what: str) -> float:
-        """When an object of `kind` that `holds` was first seen, in Unix time; TimeoutError where none comes."""
+    def first(self, kind: str, holds: Callable[[Seen], bool], seconds: float, what: str, since: float = 0.0) -> float:
+        """When an object of `kind` that `holds` was first seen after `since`, in Unix time; TimeoutError where none comes."""
         deadline, position = time.monotonic() + seconds, 0
         with self._news:
             while True:
                 news = self._seen[kind][position:]
                 for at, found in news:
-                    if holds(found):
+                    if at >= since and holds(found):
                         return at
                 position += len(news)
                 if not self._news.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:

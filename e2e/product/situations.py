@@ -55,8 +55,13 @@ class Situation:
     def __init__(self, eye: Eye, kubectl: Kubectl, namespace: str, test: str, rows: list[Row]) -> None:
         self._eye, self._kubectl, self._namespace, self._test, self._rows = eye, kubectl, namespace, test, rows
 
-    def __call__(self, situation: str, name: str, knows: Knows, kind: str, reason: str, status: str = "False") -> Seen:
-        """The resource `name` once its condition `kind` has this status and reason, and the one word is the same."""
+    def __call__(
+        self, situation: str, name: str, knows: Knows, kind: str, reason: str, status: str = "False", *, since: float = 0.0
+    ) -> Seen:
+        """The resource `name` once its condition `kind` has this status and reason, and the one word is the same.
+
+        `since`, in Unix time, where the resource may have said so before for another cause.
+        """
 
         def belongs(found: Seen) -> bool:
             metadata = found["metadata"]
@@ -70,9 +75,9 @@ class Situation:
             word = found["status"].get("reason") if kind != "Progressing" else reason
             return bool(entry.get("reason") == word == reason)
 
-        known = self._eye.first(knows.kind, belongs, KNOWN_SECONDS, f"{situation} on {knows.kind} of {name}")
+        known = self._eye.first(knows.kind, belongs, KNOWN_SECONDS, f"{situation} on {knows.kind} of {name}", since)
         try:
-            shown = self._eye.first("modeldeployments", says, SHOWN_SECONDS, f"{kind}={status} {reason} on {name}")
+            shown = self._eye.first("modeldeployments", says, SHOWN_SECONDS, f"{kind}={status} {reason} on {name}", since)
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self._kubectl.picture(self._namespace)}") from error
         self._rows.append(Row(situation, self._test, reason, max(0.0, shown - known)))

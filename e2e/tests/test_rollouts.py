@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,16 +36,18 @@ def test_a_rollout_that_is_stuck_and_one_that_is_done(
     smollm2: str, situation: Situation, client: Client, kubectl: Kubectl, namespace: str
 ) -> None:
     """The old revision serves until the new one can."""
+    begun = time.time()
     _patch(kubectl, namespace, '{"spec": {"image": "registry.invalid/none/such:1"}}')
-    situation("rollout under way", "smollm2", Knows("deployments", _newer), "Progressing", "RollingOut", "True")
+    situation("rollout under way", "smollm2", Knows("deployments", _newer), "Progressing", "RollingOut", "True", since=begun)
     knows = Knows("pods", lambda pod: _waits_for(pod) in ("ErrImagePull", "ImagePullBackOff"))
     seen = situation("rollout stuck", "smollm2", knows, "ModelLoaded", "ImagePullError")
     assert (condition(seen, "Available") or {})["status"] == "True"
     assert not client.chat(smollm2, "smollm2", prompts=["Hello"], max_tokens=4)[0].error
     generation = (kubectl.get("deployment", "smollm2", namespace) or {})["metadata"]["generation"]
+    begun = time.time()
     _patch(kubectl, namespace, '{"spec": {"image": null}}')
     done = Knows("deployments", lambda found: found["metadata"]["generation"] > generation and _complete(found))
-    situation("rollout done", "smollm2", done, "Progressing", "Complete")
+    situation("rollout done", "smollm2", done, "Progressing", "Complete", since=begun)
     resource.wait_ready(kubectl, "smollm2", 60, namespace)
 
 

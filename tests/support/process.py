@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,11 +16,7 @@ from typing import Any
 
 import httpx
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from cluster import ports
 
 
 @dataclass
@@ -71,7 +66,7 @@ class RuntimeProcess:
 @contextmanager
 def running_runtime(folder: Path, *arguments: str, memory: int | None = None, **environment: str) -> Iterator[RuntimeProcess]:
     """`jitney-runtime` on a free port, its log and termination line in `folder`. `memory` is what it may allocate and map, in bytes."""
-    port = free_port()
+    port = ports.free(1)[0]
     command = [sys.executable, "-m", "jitney_runtime", "--port", str(port), "--termination-log", str(folder / "termination"), *arguments]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | environment)

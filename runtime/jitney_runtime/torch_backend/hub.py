@@ -27,20 +27,21 @@ logger = logging.getLogger(__name__)
 
 # Weights as safetensors only: pickles run code. What lies in folders below, and Mistral's second form of the weights, nobody here reads.
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_CODE = ["*.py"]
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
 # The cache's folder is at fault then, and no cause of its own: the error ends the process in its own words.
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_folder(model: str, revision: str | None, progress: Progress) -> Path:
-    """The folder that holds the model; StartError says in words why there is none."""
+def model_folder(model: str, revision: str | None, progress: Progress, trust: bool = False) -> Path:
+    """The folder that holds the model, and with `trust` the code that comes with it; StartError says in words why there is none."""
     if model.startswith(("/", "./", "../")) or Path(model).is_dir():
         return _checked(Path(model), model)
     repository = model.removeprefix("hf://")
     if not _REPOSITORY.fullmatch(repository):
         raise ModelNotFound(f"{model!r} is neither a folder here nor a repository such as org/name")
-    return _checked(_download(repository, revision, progress), model)
+    return _checked(_download(repository, revision, progress, _CODE if trust else []), model)
 
 
 def _checked(folder: Path, model: str) -> Path:
@@ -53,12 +54,12 @@ def _checked(folder: Path, model: str) -> Path:
     return folder
 
 
-def _download(repository: str, revision: str | None, progress: Progress) -> Path:
+def _download(repository: str, revision: str | None, progress: Progress, also: list[str]) -> Path:
     logger.info("downloading %s%s", repository, f" at {revision}" if revision else "")
     try:
         return Path(
             snapshot_download(
-                repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, tqdm_class=_progress_bar(progress)
+                repository, revision=revision, allow_patterns=_WANTED + also, ignore_patterns=_UNWANTED, tqdm_class=_progress_bar(progress)
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:

@@ -74,9 +74,9 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     if device.type == "cpu":
         torch.set_num_threads(thread_count())
     dtype = choose_dtype(settings.dtype, device)
-    folder = model_folder(settings.model, settings.revision, progress)
-    progress.loading(0)
     trust = settings.trust_remote_code
+    folder = model_folder(settings.model, settings.revision, progress, trust)
+    progress.loading(0)
     config = read_config(folder, settings.model, trust)
     tokenizer = read_tokenizer(folder, settings.model, trust)
     model = read_weights(folder, settings.model, config, device, dtype, progress, trust)

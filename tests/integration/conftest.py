@@ -10,9 +10,9 @@ import pytest
 
 from cluster import binaries
 from cluster.control_plane import ControlPlane
-from support.namespaces import Namespace
+from support.namespaces import Namespace, define
+from support.proxy import Proxy
 
-CRD = Path(__file__).parents[2] / "crds" / "serving.jitney.dev_modeldeployments.yaml"
 _numbers = itertools.count(1)
 
 
@@ -20,8 +20,7 @@ _numbers = itertools.count(1)
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     binaries.build((binaries.KUBERNETES,))
     with ControlPlane(tmp_path_factory.mktemp("control-plane")) as plane:
-        plane.kubectl("apply", "--server-side", "-f", str(CRD))
-        plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRD))
+        define(plane)
         yield plane
 
 
@@ -30,3 +29,9 @@ def namespace(plane: ControlPlane) -> Namespace:
     name = f"test-{next(_numbers)}"
     plane.kubectl("create", "namespace", name)
     return Namespace(plane, name)
+
+
+@pytest.fixture
+def proxy(plane: ControlPlane, tmp_path: Path) -> Iterator[Proxy]:
+    with Proxy(plane, tmp_path) as proxy:
+        yield proxy

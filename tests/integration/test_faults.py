@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,28 +16,14 @@ from cluster.control_plane import ControlPlane
 from support import children
 from support.namespaces import Namespace
 from support.operator import Operator
-from support.proxy import GONE, Answer, Proxy, Rule, Seen, Stream, Then
+from support.proxy import GONE, Answer, Proxy, Rule, Seen, Stream, Then, once
 
 SMALL = {"model": "smollm2-instruct", "size": "0.135"}
 WATCHED = {"modeldeployments", "deployments", "services", "pods"}
 
 
-@pytest.fixture
-def proxy(plane: ControlPlane, tmp_path: Path) -> Iterator[Proxy]:
-    with Proxy(plane, tmp_path) as proxy:
-        yield proxy
-
-
 def starting(proxy: Proxy, namespace: Namespace, folder: Path, identity: str = "operator") -> Operator:
     return Operator(proxy.kubeconfig, namespace.name, folder / f"{identity}.log", identity)
-
-
-def settled(namespace: Namespace) -> bool:
-    """Both children are there and the status is of the newest spec."""
-    found = namespace.get()
-    children.service(namespace)
-    children.deployment(namespace)
-    return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
 
 
 def holder(namespace: Namespace) -> str:
@@ -57,7 +42,7 @@ def test_killed_after_each_write_it_ends_at_the_same_state(proxy: Proxy, namespa
         with starting(proxy, namespace, tmp_path) as operator:
             # Dead without a word it still holds the lease, for 15 seconds that the test need not wait.
             namespace.kubectl("delete", "lease", "jitney-operator")
-            operator.until(lambda: holder(namespace) == "operator" and settled(namespace))
+            operator.until(lambda: holder(namespace) == "operator" and children.settled(namespace))
         assert shape(namespace, "chat") == shape(namespace, "reference"), f"killed after write {position}"
         assert len(json.loads(namespace.kubectl("get", "deployments,services", "-o", "json"))["items"]) == 4
         namespace.kubectl("delete", "mdep/chat", "deployment/chat", "service/chat")
@@ -123,7 +108,7 @@ def test_a_refused_write_is_made_later(rule: Rule, proxy: Proxy, namespace: Name
     proxy.rule = rule
     with starting(proxy, namespace, tmp_path) as operator:
         namespace.create(**SMALL)
-        operator.until(lambda: settled(namespace))
+        operator.until(lambda: children.settled(namespace))
 
 
 def test_a_server_that_fails_for_a_while(proxy: Proxy, namespace: Namespace, tmp_path: Path):
@@ -131,7 +116,7 @@ def test_a_server_that_fails_for_a_while(proxy: Proxy, namespace: Namespace, tmp
         operator.until(lambda: holder(namespace) == "operator")
         proxy.rule = refused_for(5, Answer(500))
         namespace.create(**SMALL)
-        operator.until(lambda: settled(namespace), 40)
+        operator.until(lambda: children.settled(namespace), 40)
 
 
 def test_a_right_that_is_taken_away_and_given_back(proxy: Proxy, namespace: Namespace, tmp_path: Path):
@@ -139,7 +124,7 @@ def test_a_right_that_is_taken_away_and_given_back(proxy: Proxy, namespace: Name
         operator.until(lambda: holder(namespace) == "operator")
         proxy.rule = refused_for(4, Answer(403), "deployments")
         namespace.create(**SMALL)
-        operator.until(lambda: settled(namespace), 40)
+        operator.until(lambda: children.settled(namespace), 40)
     refused = [seen for seen in proxy.seen if seen.writes and seen.plural == "deployments"]
     assert len(refused) < 12, "refused writes are not repeated without pause"
 
@@ -165,7 +150,7 @@ def test_a_watch_that_never_stays_open(rule: Rule, proxy: Proxy, namespace: Name
         begun = time.monotonic()
         if rule is not closed_at_once:
             namespace.create(**SMALL)
-            operator.until(lambda: settled(namespace), 40)
+            operator.until(lambda: children.settled(namespace), 40)
         time.sleep(max(0.0, begun + 6 - time.monotonic()))
         seconds = time.monotonic() - begun
         for plural in WATCHED:
@@ -176,34 +161,21 @@ def test_a_watch_that_never_stays_open(rule: Rule, proxy: Proxy, namespace: Name
 def test_what_was_deleted_while_nobody_watched_is_noticed(proxy: Proxy, namespace: Namespace, tmp_path: Path):
     with starting(proxy, namespace, tmp_path) as operator:
         namespace.create(**SMALL)
-        operator.until(lambda: settled(namespace))
+        operator.until(lambda: children.settled(namespace))
         before = children.deployment(namespace)["metadata"]["uid"]
         # The open watch is cut by the restart of its kind's stream; from then on nothing gets through until the deletion is past.
         proxy.rule = lambda seen: Answer(503) if seen.plural == "deployments" and seen.method == "GET" else None
         proxy.cut("deployments")
         namespace.kubectl("delete", "deployment", "chat")
-        proxy.rule = gone_once("deployments")
+        proxy.rule = once("deployments", GONE)
         operator.until(lambda: children.deployment(namespace)["metadata"]["uid"] != before, 40)
-
-
-def gone_once(plural: str) -> Rule:
-    """The server has forgotten where the watch was: everything is listed anew."""
-    told: set[str] = set()
-
-    def rule(seen: Seen) -> Stream | None:
-        if not seen.watches or seen.plural != plural or told:
-            return None
-        told.add(plural)
-        return GONE
-
-    return rule
 
 
 def test_a_standby_takes_over_when_the_leader_is_killed(proxy: Proxy, namespace: Namespace, tmp_path: Path):
     with starting(proxy, namespace, tmp_path, "first") as first, starting(proxy, namespace, tmp_path, "second") as second:
         leader, standby = leading(first, second, namespace)
         namespace.create(**SMALL)
-        leader.until(lambda: settled(namespace))
+        leader.until(lambda: children.settled(namespace))
         leader.kill()
         killed = time.monotonic()
         namespace.kubectl("scale", "mdep", "chat", "--replicas=3")
@@ -219,7 +191,7 @@ def test_a_leader_that_leaves_hands_over_at_once(proxy: Proxy, namespace: Namesp
         assert leader.process.wait(20) == 0
         left = time.monotonic()
         namespace.create(**SMALL)
-        standby.until(lambda: settled(namespace))
+        standby.until(lambda: children.settled(namespace))
         print(f"the standby had acted {time.monotonic() - left:.1f} s after the leader left")
 
 
@@ -235,7 +207,7 @@ def test_a_leader_that_was_asleep_writes_nothing_when_it_wakes(plane: ControlPla
         leader, standby = leading(first, second, namespace)
         its_proxy = one if leader is first else two
         namespace.create(**SMALL)
-        leader.until(lambda: settled(namespace))
+        leader.until(lambda: children.settled(namespace))
         leader.process.send_signal(signal.SIGSTOP)
         namespace.kubectl("scale", "mdep", "chat", "--replicas=3")
         standby.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 3, 40)

@@ -38,14 +38,6 @@ def created(namespace: Namespace, operator: Operator) -> Namespace:
     return namespace
 
 
-def reason(namespace: Namespace) -> str:
-    return str(namespace.get()["status"]["reason"])
-
-
-def condition(namespace: Namespace, kind: str) -> dict[str, Any]:
-    return next((entry for entry in namespace.get()["status"]["conditions"] if entry["type"] == kind), {})
-
-
 def test_children_and_a_true_status(created: Namespace, operator: Operator):
     deployment = children.deployment(created)
     assert deployment["metadata"]["ownerReferences"][0]["uid"] == created.get()["metadata"]["uid"]
@@ -54,7 +46,7 @@ def test_children_and_a_true_status(created: Namespace, operator: Operator):
     assert (status["ready"], status["reason"]) == ("0/1", "Pending")
     assert status["resolved"]["servedModelName"] == "chat"
     assert status["resolved"]["repository"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert condition(created, "Accepted")["status"] == "True"
+    assert created.condition("Accepted")["status"] == "True"
 
 
 def test_every_condition_is_there_at_first_sight(created: Namespace, operator: Operator):
@@ -65,8 +57,8 @@ def test_every_condition_is_there_at_first_sight(created: Namespace, operator: O
 
 def test_ready_when_the_deployment_is(created: Namespace, operator: Operator):
     children.finish_rollout(created)
-    operator.until(lambda: reason(created) == "Ready")
-    assert condition(created, "Ready")["status"] == "True"
+    operator.until(lambda: created.reason() == "Ready")
+    assert created.condition("Ready")["status"] == "True"
     before = created.get()["metadata"]["resourceVersion"]
     time.sleep(2)
     assert created.get()["metadata"]["resourceVersion"] == before
@@ -74,7 +66,7 @@ def test_ready_when_the_deployment_is(created: Namespace, operator: Operator):
 
 def test_no_finalizer_and_no_annotation_is_left_on_the_resource(created: Namespace, operator: Operator):
     children.finish_rollout(created)
-    operator.until(lambda: reason(created) == "Ready")
+    operator.until(lambda: created.reason() == "Ready")
     metadata = created.get()["metadata"]
     assert "finalizers" not in metadata
     assert not metadata.get("annotations")
@@ -96,11 +88,11 @@ def test_edits_and_deletions_of_children_are_undone(created: Namespace, operator
 def test_a_repaired_child_leaves_it_ready(created: Namespace, operator: Operator):
     """Nothing comes after the repair of a Service that would correct the status."""
     children.finish_rollout(created)
-    operator.until(lambda: reason(created) == "Ready")
+    operator.until(lambda: created.reason() == "Ready")
     created.kubectl("delete", "service", "chat")
     operator.until(lambda: children.service(created))
     time.sleep(1)
-    assert condition(created, "Ready")["status"] == "True"
+    assert created.condition("Ready")["status"] == "True"
     assert [event["reason"] for event in events_of(created)][-1] == "Ready"
 
 
@@ -115,12 +107,12 @@ def test_a_repaired_child_leaves_it_ready(created: Namespace, operator: Operator
 )
 def test_a_child_that_the_server_refuses_is_told_in_its_words(namespace: Namespace, operator: Operator, spec: dict[str, Any]):
     namespace.create(**SMALL, **spec)
-    operator.until(lambda: reason(namespace) == "ChildRefused")
-    assert condition(namespace, "Accepted")["status"] == "False"
-    assert "The cluster refuses what this needs: " in condition(namespace, "Ready")["message"]
+    operator.until(lambda: namespace.reason() == "ChildRefused")
+    assert namespace.condition("Accepted")["status"] == "False"
+    assert "The cluster refuses what this needs: " in namespace.condition("Ready")["message"]
     namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"resources": null, "scheduling": null}}')
     operator.until(lambda: children.deployment(namespace))
-    operator.until(lambda: condition(namespace, "Accepted")["status"] == "True")
+    operator.until(lambda: namespace.condition("Accepted")["status"] == "True")
 
 
 def test_what_others_add_is_left(created: Namespace, operator: Operator):
@@ -140,9 +132,9 @@ def test_scale_suspend_and_a_new_batch_width(created: Namespace, operator: Opera
     args = children.deployment(created)["spec"]["template"]["spec"]["containers"][0]["args"]
     assert args[args.index("--max-num-seqs") + 1] == "4"
     children.finish_rollout(created)
-    operator.until(lambda: reason(created) == "Suspended")
-    assert condition(created, "Ready")["status"] == "True"
-    assert condition(created, "Available")["status"] == "False"
+    operator.until(lambda: created.reason() == "Suspended")
+    assert created.condition("Ready")["status"] == "True"
+    assert created.condition("Available")["status"] == "False"
 
 
 def test_there_and_back_is_where_it_began(created: Namespace, operator: Operator):
@@ -157,9 +149,9 @@ def test_there_and_back_is_where_it_began(created: Namespace, operator: Operator
 def test_a_spec_that_is_not_accepted_leaves_the_last_good_children(created: Namespace, operator: Operator):
     before = children.deployment(created)["spec"]
     created.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"maxNumSeqs": 1024, "maxModelLen": 8192}}')
-    operator.until(lambda: reason(created) == "DoesNotFit")
+    operator.until(lambda: created.reason() == "DoesNotFit")
     assert children.deployment(created)["spec"] == before
-    assert condition(created, "Stalled")["status"] == "True"
+    assert created.condition("Stalled")["status"] == "True"
     assert created.get()["status"]["observedGeneration"] == 2
 
 
@@ -167,7 +159,7 @@ def test_a_service_of_somebody_else_is_left_alone(namespace: Namespace, operator
     namespace.kubectl("create", "service", "clusterip", "chat", "--tcp=80:80")
     before = children.service(namespace)
     namespace.create(**SMALL)
-    operator.until(lambda: reason(namespace) == "NameConflict")
+    operator.until(lambda: namespace.reason() == "NameConflict")
     assert children.service(namespace) == before
     namespace.kubectl("delete", "service", "chat")
     operator.until(lambda: children.deployment(namespace))
@@ -175,8 +167,8 @@ def test_a_service_of_somebody_else_is_left_alone(namespace: Namespace, operator
 
 def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Operator):
     namespace.create(**SMALL, quantization="int8")
-    operator.until(lambda: reason(namespace) == "NotSupportedYet")
-    assert condition(namespace, "Stalled")["status"] == "True"
+    operator.until(lambda: namespace.reason() == "NotSupportedYet")
+    assert namespace.condition("Stalled")["status"] == "True"
     assert not namespace.kubectl("get", "deployments", "-o", "name")
 
 
@@ -184,7 +176,7 @@ def test_the_runtimes_last_words_reach_the_resource(created: Namespace, operator
     children.make_pod(created)
     ended = {"exitCode": 10, "reason": "Error", "message": "ModelNotFound: the hub has no repository x/y"}
     children.set_container(created, {"terminated": ended})
-    operator.until(lambda: reason(created) == "ModelNotFound")
+    operator.until(lambda: created.reason() == "ModelNotFound")
     failure = created.get()["status"]["lastFailure"]
     assert (failure["pod"], failure["exitCode"]) == ("chat-1", 10)
     assert "the hub has no repository x/y" in failure["message"]
@@ -194,7 +186,7 @@ def test_failing_again_in_the_same_way_writes_nothing(created: Namespace, operat
     children.make_pod(created)
     ended = {"exitCode": 1, "reason": "Error", "message": "CrashLoop: ValueError: no"}
     children.set_container(created, {"terminated": ended})
-    operator.until(lambda: reason(created) == "CrashLoop")
+    operator.until(lambda: created.reason() == "CrashLoop")
     time.sleep(1)
     before = created.get()["metadata"]["resourceVersion"]
     waiting = {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}
@@ -220,7 +212,7 @@ def test_a_made_cache_is_a_claim_that_may_grow(namespace: Namespace, operator: O
 
 def test_a_folder_of_the_node_only_where_the_administrator_allows_it(namespace: Namespace, operator: Operator):
     namespace.create(**SMALL, cache={"type": "HostPath", "path": "/etc"})
-    operator.until(lambda: reason(namespace) == "NotAllowed")
+    operator.until(lambda: namespace.reason() == "NotAllowed")
     assert not namespace.kubectl("get", "deployments", "-o", "name")
 
 
@@ -260,20 +252,20 @@ def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator:
     with loading_runtime(address) as runtime:
         children.make_pod(created)
         children.set_container(created, {"running": {}}, podIP=address, podIPs=[{"ip": address}])
-        operator.until(lambda: reason(created) == "Loading")
+        operator.until(lambda: created.reason() == "Loading")
         assert created.get()["status"]["progress"] == "loading 10 %"
-        assert condition(created, "ModelLoaded")["reason"] == "Loading"
+        assert created.condition("ModelLoaded")["reason"] == "Loading"
         for percent in range(20, 60):
             runtime.body = runtime.body | {"progress": f"loading {percent} %"}
             time.sleep(0.1)
         operator.until(lambda: created.get()["status"]["progress"] == "loading 59 %")
         runtime.body = {"status": "starting", "reason": "WarmingUp", "progress": "warming up"}
-        operator.until(lambda: reason(created) == "WarmingUp")
+        operator.until(lambda: created.reason() == "WarmingUp")
         runtime.body = {"status": "ready"}
         operator.until(lambda: created.get()["status"]["progress"] == "waiting for the readiness probe")
-        assert reason(created) == "WarmingUp"
+        assert created.reason() == "WarmingUp"
         children.finish_rollout(created)
-        operator.until(lambda: reason(created) == "Ready")
+        operator.until(lambda: created.reason() == "Ready")
         assert "progress" not in created.get()["status"]
 
 
@@ -295,9 +287,9 @@ def test_one_event_for_each_transition(created: Namespace, operator: Operator):
     for _ in range(3):
         children.set_container(created, {"terminated": ended})
         children.set_container(created, {"running": {}}, last_state={"terminated": ended})
-    operator.until(lambda: reason(created) == "ModelNotFound")
+    operator.until(lambda: created.reason() == "ModelNotFound")
     children.finish_rollout(created)
-    operator.until(lambda: reason(created) == "Ready")
+    operator.until(lambda: created.reason() == "Ready")
     events = operator.until(lambda: [event for event in events_of(created) if "Ready" in [found["reason"] for found in events_of(created)]])
     assert [event["reason"] for event in events] == ["Pending", "ModelNotFound", "Ready"]
     assert [event["type"] for event in events] == ["Normal", "Warning", "Normal"]
@@ -335,6 +327,10 @@ def test_health_and_metrics(created: Namespace, operator: Operator):
         ("profiles: {cpu: {memory: 1Gi, requests: 3}}", "profile cpu: requests must be a mapping, not 3"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {hostPaths: [models]}", "hostPaths must be absolute, not models"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {image: []}", "allow: unknown field image"),
+        ("profiles: {cpu: {memory: 1Gi}}\nallow: {trustRemoteCode: maybe}", "trustRemoteCode must be true or false, not 'maybe'"),
+        ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: 5}", "catalogue: x must map sizes in billions to models, not be 5"),
+        ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {big: {}}}", "catalogue: x, size big: a size is in billions"),
+        ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {4: {repository: a/b}}}", "catalogue: x, size 4: parameters is missing"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_ends_it_with_a_sentence(tmp_path: Path, plane: ControlPlane, config: str, said: str):

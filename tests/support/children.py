@@ -16,6 +16,14 @@ def service(namespace: Namespace, name: str = "chat") -> dict[str, Any]:
     return dict(json.loads(namespace.kubectl("get", "service", name, "-o", "json")))
 
 
+def settled(namespace: Namespace, name: str = "chat") -> bool:
+    """Both children are there and the status is of the newest spec."""
+    found = namespace.get(name)
+    service(namespace, name)
+    deployment(namespace, name)
+    return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
+
+
 def finish_rollout(namespace: Namespace, name: str = "chat") -> None:
     """As the Deployment controller says it once every wanted pod is there and ready."""
     seen = deployment(namespace, name)

@@ -19,11 +19,20 @@ T = TypeVar("T")
 
 
 class Operator:
-    """One process for the length of a with block. It watches `namespace` only and has its lease there, so that tests do not meet."""
+    """One process for the length of a with block. It watches `namespace` only and has its lease there, so that tests do not meet.
 
-    def __init__(self, kubeconfig: Path, namespace: str, log: Path, identity: str = "operator", **environment: str) -> None:
+    `silence` is after how many seconds without a word it takes a watch for dead, which is more than a minute otherwise.
+    """
+
+    def __init__(
+        self, kubeconfig: Path, namespace: str, log: Path, identity: str = "operator", silence: float | None = None, **environment: str
+    ) -> None:
         self.log = log
         self.port = ports.free(1)[0]
+        self._command = [sys.executable, "-m", "jitney_operator"]
+        if silence is not None:
+            code = f"from jitney_operator import __main__, handlers; handlers.SILENCE = {silence}; __main__.main()"
+            self._command = [sys.executable, "-c", code]
         self._environment = {
             "PYTHONPATH": str(OPERATOR),
             "KUBECONFIG": str(kubeconfig),
@@ -36,8 +45,7 @@ class Operator:
 
     def __enter__(self) -> Operator:
         with self.log.open("a") as file:
-            command = [sys.executable, "-m", "jitney_operator"]
-            self.process = subprocess.Popen(command, env=os.environ | self._environment, stdout=file, stderr=file)
+            self.process = subprocess.Popen(self._command, env=os.environ | self._environment, stdout=file, stderr=file)
         return self
 
     def __exit__(self, *_: object) -> None:

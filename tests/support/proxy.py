@@ -71,6 +71,18 @@ class Stream:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """Instead of a watch: it is open, and nothing ever comes."""
+
+
+@dataclass(frozen=True)
+class Torn:
+    """A watch that ends in the middle of its next line: with a proper end, or as a connection that is lost."""
+
+    proper: bool
+
+
+@dataclass(frozen=True)
 class Then:
     """The server's own answer, but `action` comes before the operator reads it."""
 
@@ -78,8 +90,29 @@ class Then:
 
 
 GONE = Stream(json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}).encode() + b"\n")
-Fault = Answer | Stream | Then
+Fault = Answer | Stream | Silence | Torn | Then
 Rule = Callable[[Seen], Fault | None]
+
+
+def once(plural: str, fault: Fault) -> Rule:
+    """That kind's next watch fails so, and everything else goes through."""
+    told: list[Seen] = []
+
+    def rule(seen: Seen) -> Fault | None:
+        if not seen.watches or seen.plural != plural or told:
+            return None
+        told.append(seen)
+        return fault
+
+    return rule
+
+
+@dataclass
+class Open:
+    """A watch under way, and the lines of it that the operator has read."""
+
+    response: web.StreamResponse
+    lines: list[bytes] = field(default_factory=list)
 
 
 class Proxy:
@@ -96,6 +129,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._open: dict[str, set[asyncio.Task[object]]] = {}
+        self._told: dict[str, list[Open]] = {}
 
     def __enter__(self) -> Proxy:
         self._thread.start()
@@ -123,6 +157,10 @@ class Proxy:
     def writes(self) -> list[str]:
         return [str(request) for request in self.seen if request.writes]
 
+    def count_watches(self, plural: str) -> int:
+        """How many were asked for until now."""
+        return sum(seen.watches and seen.plural == plural for seen in self.seen)
+
     def since(self, moment: float) -> list[Seen]:
         return [request for request in self.seen if request.at >= moment]
 
@@ -130,6 +168,18 @@ class Proxy:
         """End every watch of that kind in the middle of what it was doing."""
         for task in list(self._open.get(plural, ())):
             self._loop.call_soon_threadsafe(task.cancel)
+
+    def tell_again(self, plural: str) -> int:
+        """Everything that the open watches of that kind have told, once more from the newest to the oldest; how many events that were."""
+        return asyncio.run_coroutine_threadsafe(self._tell_again(plural), self._loop).result(10)
+
+    async def _tell_again(self, plural: str) -> int:
+        count = 0
+        for watch in self._told.get(plural, []):
+            for line in reversed(watch.lines[:]):
+                await watch.response.write(line)
+                count += 1
+        return count
 
     async def _start(self) -> int:
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls, limit=0), auto_decompress=False)
@@ -164,24 +214,47 @@ class Proxy:
         tasks = self._open.setdefault(seen.plural, set()) if seen.watches else set()
         tasks.add(task)
         try:
-            return await self._forward(request, fault)
+            return await self._forward(request, seen, fault)
         except aiohttp.ClientConnectionResetError:
             # The operator went away in the middle, as a killed one does.
             return web.Response(status=499)
         finally:
             tasks.discard(task)
 
-    async def _forward(self, request: web.Request, fault: Then | None) -> web.StreamResponse:
+    async def _forward(self, request: web.Request, seen: Seen, fault: Fault | None) -> web.StreamResponse:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "accept-encoding")}
         url = self._server + request.raw_path
         async with self._session.request(request.method, url, headers=headers, data=await request.read() or None) as upstream:
-            if fault:
+            if isinstance(fault, Then):
                 await upstream.read()
                 fault.action()
             response = web.StreamResponse(status=upstream.status, headers={"Content-Type": upstream.headers.get("Content-Type", "")})
             if "Retry-After" in upstream.headers:
                 response.headers["Retry-After"] = upstream.headers["Retry-After"]
             await response.prepare(request)
-            async for chunk in upstream.content.iter_any():
-                await response.write(chunk)
+            match fault:
+                case Silence():
+                    await asyncio.Event().wait()
+                case Torn(proper):
+                    await self._tear(request, response, await upstream.content.readline(), proper)
+                case _ if seen.watches:
+                    await self._tell(seen.plural, response, upstream.content)
+                case _:
+                    async for chunk in upstream.content.iter_any():
+                        await response.write(chunk)
             return response
+
+    async def _tell(self, plural: str, response: web.StreamResponse, content: aiohttp.StreamReader) -> None:
+        watch = Open(response)
+        self._told.setdefault(plural, []).append(watch)
+        try:
+            async for line in content:
+                await response.write(line)
+                watch.lines.append(line)
+        finally:
+            self._told[plural].remove(watch)
+
+    async def _tear(self, request: web.Request, response: web.StreamResponse, line: bytes, proper: bool) -> None:
+        await response.write(line[: len(line) // 2])
+        if not proper and request.transport:
+            request.transport.close()

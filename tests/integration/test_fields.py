@@ -1,0 +1,219 @@
+"""Every field of the resource, as the real API server stores what comes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from support import children
+from support.namespaces import Namespace
+from support.operator import Operator
+
+SMALL: dict[str, Any] = {"model": "smollm2-instruct", "size": "0.135"}
+CONFIGURATION = {
+    "profiles": {
+        "cpu": {"memory": "4Gi", "requests": {"cpu": "1"}, "limits": {"memory": "4Gi"}},
+        "nvidia-gpu": {
+            "device": "cuda",
+            "gpus": 2,
+            "memory": "24Gi",
+            "requests": {"cpu": "2"},
+            "limits": {"memory": "32Gi"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "nodeSelector": {"gpu": "yes"},
+        },
+    },
+    "allow": {"hostPaths": ["/mnt/models"]},
+}
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a", "b"]}]}]
+        }
+    },
+    "podAntiAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 7, "podAffinityTerm": {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "loud"}}}}
+        ]
+    },
+}
+TOLERATIONS = [
+    {"key": "team", "operator": "Equal", "value": "chat", "effect": "NoExecute", "tolerationSeconds": 60},
+    {"operator": "Exists", "effect": "PreferNoSchedule"},
+]
+# In the cluster's whole realm, where admission looks for them.
+CLASSES = [
+    {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "chats-first"}, "value": 1000},
+    {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "sandboxed"}, "handler": "runsc"},
+]
+EVERYTHING: dict[str, Any] = {
+    **SMALL,
+    "servedModelName": "team/chat",
+    "maxModelLen": 1024,
+    "maxNumSeqs": 8,
+    "revision": "v1",
+    "replicas": 2,
+    "image": "registry.example/runtime:1",
+    "imagePullSecrets": [{"name": "registry"}, {"name": "mirror"}],
+    "hfTokenSecretRef": {"name": "hub", "key": "token"},
+    "apiKeySecretRef": {"name": "keys", "key": "main"},
+    "env": [
+        {"name": "PLAIN", "value": "1"},
+        {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "secrets", "key": "a"}}},
+        {"name": "SETTING", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "b"}}},
+        {"name": "HF_HOME", "value": "/mnt/hub"},
+    ],
+    "args": ["--max-num-seqs", "2", "--log-level", "debug"],
+    "startupTimeoutSeconds": 901,
+    "resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "3Gi"}},
+    "scheduling": {
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": TOLERATIONS,
+        "affinity": AFFINITY,
+        "priorityClassName": "chats-first",
+        "runtimeClassName": "sandboxed",
+    },
+    "cache": {"type": "EmptyDir", "size": "20Gi"},
+    "rollout": {"strategy": "Recreate", "drainSeconds": 30},
+}
+
+
+@pytest.fixture
+def operator(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Iterator[Operator]:
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps(CONFIGURATION))
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log", JITNEY_CONFIG=str(file)) as operator:
+        yield operator
+
+
+def pod(namespace: Namespace) -> dict[str, Any]:
+    """The pod's spec as the Deployment keeps it."""
+    return dict(children.deployment(namespace)["spec"]["template"]["spec"])
+
+
+def runtime(namespace: Namespace) -> dict[str, Any]:
+    (container,) = pod(namespace)["containers"]
+    return dict(container)
+
+
+def test_every_field_reaches_the_pods(namespace: Namespace, operator: Operator):
+    for body in CLASSES:
+        namespace.kubectl("apply", "-f", "-", input=json.dumps(body))
+    namespace.create(**EVERYTHING)
+    deployment = operator.until(lambda: children.deployment(namespace))
+    spec, container = pod(namespace), runtime(namespace)
+
+    assert container["image"] == "registry.example/runtime:1"
+    assert spec["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
+    assert {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]} == {
+        "HF_TOKEN": {"secretKeyRef": {"name": "hub", "key": "token"}},
+        "JITNEY_API_KEY": {"secretKeyRef": {"name": "keys", "key": "main"}},
+        "PLAIN": "1",
+        "SECRET": {"secretKeyRef": {"name": "secrets", "key": "a"}},
+        "SETTING": {"configMapKeyRef": {"name": "settings", "key": "b"}},
+        "HF_HOME": "/mnt/hub",
+    }
+    ours, theirs = container["args"][: -len(EVERYTHING["args"])], container["args"][-len(EVERYTHING["args"]) :]
+    assert theirs == EVERYTHING["args"], "the last one wins"
+    flags = dict(zip(ours[::2], ours[1::2], strict=True))
+    wanted = {"--served-model-name": "team/chat", "--max-model-len": "1024", "--max-num-seqs": "8", "--revision": "v1"}
+    assert flags == flags | wanted | {"--drain-seconds": "30", "--device": "cpu"}
+
+    probe = container["startupProbe"]
+    assert 901 <= probe["failureThreshold"] * probe["periodSeconds"] <= 901 + probe["periodSeconds"]
+    assert deployment["spec"]["progressDeadlineSeconds"] > 901
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    assert spec["terminationGracePeriodSeconds"] == 45
+
+    assert container["resources"] == {"requests": {"cpu": "500m"}, "limits": {"memory": "3Gi"}}
+    assert spec["nodeSelector"] == {"disk": "fast"}
+    assert spec["tolerations"] == TOLERATIONS
+    assert spec["affinity"] == AFFINITY
+    assert spec["priorityClassName"] == "chats-first"
+    assert spec["runtimeClassName"] == "sandboxed"
+    assert volume(namespace, "cache") == {"name": "cache", "emptyDir": {"sizeLimit": "20Gi"}}
+    # That the Deployment is stored says little of its template: admission looks at pods.
+    children.make_pod(namespace)
+    made = json.loads(namespace.kubectl("get", "pod", "chat-1", "-o", "json"))["spec"]
+    assert (made["priority"], made["runtimeClassName"]) == (1000, "sandboxed")
+
+
+def volume(namespace: Namespace, name: str) -> dict[str, Any]:
+    return next(dict(found) for found in pod(namespace)["volumes"] if found["name"] == name)
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ({"type": "EmptyDir"}, {"emptyDir": {}}),
+        ({"type": "HostPath", "path": "/mnt/models/hub"}, {"hostPath": {"path": "/mnt/models/hub", "type": "DirectoryOrCreate"}}),
+        ({"type": "PersistentVolumeClaim", "claimName": "shared"}, {"persistentVolumeClaim": {"claimName": "shared"}}),
+    ],
+    ids=["EmptyDir", "HostPath", "a claim that is there"],
+)
+def test_where_downloads_go(namespace: Namespace, operator: Operator, cache: dict[str, Any], expected: dict[str, Any]):
+    namespace.create(**SMALL, cache=cache)
+    operator.until(lambda: children.deployment(namespace))
+    assert volume(namespace, "cache") == {"name": "cache", **expected}
+    assert {"name": "cache", "mountPath": "/cache"} in runtime(namespace)["volumeMounts"]
+    assert not namespace.kubectl("get", "persistentvolumeclaims", "-o", "name"), "none is made that was not asked for"
+
+
+def test_one_cache_after_another(namespace: Namespace, operator: Operator):
+    """A volume may have one source only: the old one has to go when another comes."""
+    namespace.create(**SMALL, cache={"type": "HostPath", "path": "/mnt/models"})
+    operator.until(lambda: "hostPath" in volume(namespace, "cache"))
+    steps: list[tuple[dict[str, Any] | None, dict[str, Any]]] = [
+        ({"type": "PersistentVolumeClaim", "claimName": "shared"}, {"persistentVolumeClaim": {"claimName": "shared"}}),
+        ({"type": "EmptyDir", "size": "1Gi"}, {"emptyDir": {"sizeLimit": "1Gi"}}),
+        (None, {"emptyDir": {}}),
+    ]
+    for cache, expected in steps:
+        # A merge patch alone would leave the fields of the type before.
+        namespace.update(cache=None)
+        namespace.update(cache=cache)
+        operator.until(lambda expected=expected: volume(namespace, "cache") == {"name": "cache", **expected})
+
+
+def test_the_way_of_a_rollout_changes_on_a_living_resource(namespace: Namespace, operator: Operator):
+    """The server takes no rollingUpdate beside Recreate: what was applied before has to go with it."""
+    namespace.create(**SMALL)
+    operator.until(lambda: strategy(namespace) == rolling(1, 0))
+    namespace.update(rollout={"strategy": "Recreate"})
+    operator.until(lambda: strategy(namespace) == {"type": "Recreate"})
+    namespace.update(rollout={"strategy": "RollingUpdate", "maxSurge": 0})
+    operator.until(lambda: strategy(namespace) == rolling(0, 1))
+    namespace.update(rollout={"strategy": "Recreate"})
+    operator.until(lambda: strategy(namespace) == {"type": "Recreate"})
+    assert namespace.condition("Accepted")["status"] == "True"
+
+
+def strategy(namespace: Namespace) -> dict[str, Any]:
+    return dict(children.deployment(namespace)["spec"]["strategy"])
+
+
+def rolling(surge: int, unavailable: int) -> dict[str, Any]:
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
+
+
+def test_gpus_only_where_the_profile_has_them(namespace: Namespace, operator: Operator):
+    namespace.create("small", **SMALL, resourceProfile="cpu")
+    namespace.create(**SMALL, resourceProfile="nvidia-gpu", scheduling={"tolerations": TOLERATIONS, "nodeSelector": {"disk": "fast"}})
+    small = operator.until(lambda: children.deployment(namespace, "small"))
+    assert "gpu" not in json.dumps(small["spec"]["template"]["spec"]["containers"][0]["resources"])
+    operator.until(lambda: children.deployment(namespace))
+    container, spec = runtime(namespace), pod(namespace)
+    assert container["resources"] == {
+        "requests": {"cpu": "2", "nvidia.com/gpu": "2"},
+        "limits": {"memory": "32Gi", "nvidia.com/gpu": "2"},
+    }
+    assert container["args"][container["args"].index("--device") + 1] == "cuda"
+    assert spec["tolerations"] == [*CONFIGURATION["profiles"]["nvidia-gpu"]["tolerations"], *TOLERATIONS]
+    assert spec["nodeSelector"] == {"gpu": "yes", "disk": "fast"}
+    assert strategy(namespace) == rolling(0, 1), "a GPU is seldom spare"

@@ -1,0 +1,86 @@
+"""A cluster that does not take the children: the resource says why, nobody else suffers, and it goes on by itself once it can."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from support import children
+from support.namespaces import Namespace
+from support.operator import Operator
+from support.proxy import Proxy
+
+SMALL = {"model": "smollm2-instruct", "size": "0.135"}
+
+
+def test_a_child_that_another_owner_took_over_is_left_to_it(plane: ControlPlane, namespace: Namespace, tmp_path: Path):
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL)
+        operator.until(lambda: children.settled(namespace))
+        own(namespace, "other-controller")
+        namespace.kubectl("scale", "deployment", "chat", "--replicas=5")
+        before = children.deployment(namespace)
+        operator.until(lambda: namespace.reason() == "NameConflict")
+        assert "A Deployment named chat exists in this namespace and is not ours" in namespace.condition("Accepted")["message"]
+        assert namespace.condition("Stalled")["status"] == "True"
+        namespace.update(maxNumSeqs=4)
+        operator.until(lambda: namespace.get()["status"]["observedGeneration"] == 2)
+        assert namespace.reason() == "NameConflict"
+        assert children.deployment(namespace) == before
+        own(namespace, None)
+        operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 1)
+        operator.until(lambda: namespace.condition("Accepted")["status"] == "True")
+
+
+def own(namespace: Namespace, name: str | None) -> None:
+    """Make a ConfigMap the only owner of the Deployment, and its controller; None leaves it without an owner."""
+    owners = []
+    if name:
+        namespace.kubectl("create", "configmap", name)
+        uid = namespace.kubectl("get", "configmap", name, "-o", "jsonpath={.metadata.uid}")
+        owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid, "controller": True}]
+    namespace.kubectl("patch", "deployment", "chat", "--type=merge", "-p", json.dumps({"metadata": {"ownerReferences": owners}}))
+
+
+def test_a_namespace_that_is_going_away(proxy: Proxy, namespace: Namespace, tmp_path: Path):
+    """Nothing can be made there any more. No controller empties it here, so it stays like that."""
+    leaving = Namespace(namespace.plane, f"{namespace.name}-leaving")
+    namespace.plane.kubectl("create", "namespace", leaving.name)
+    leaving.create(**SMALL)
+    namespace.plane.kubectl("delete", "namespace", leaving.name, "--wait=false")
+    watched = {"JITNEY_WATCH_NAMESPACES": f"{namespace.name},{leaving.name}"}
+    with Operator(proxy.kubeconfig, namespace.name, tmp_path / "log", **watched) as operator:
+        operator.until(lambda: leaving.reason() == "ChildRefused")
+        assert "because it is being terminated" in leaving.condition("Accepted")["message"]
+        namespace.create(**SMALL)
+        operator.until(lambda: children.settled(namespace))
+        begun = time.monotonic()
+        time.sleep(6)
+        tried = [str(seen) for seen in proxy.since(begun) if seen.writes and f"/{leaving.name}/" in seen.path]
+        assert len(tried) < 6, "refused writes are not repeated without pause"
+        assert not [line for line in tried if "/status" in line], "that it fails again is no news"
+    assert not leaving.kubectl("get", "deployments,services", "-o", "name")
+
+
+@pytest.mark.parametrize("plural", ["services", "deployments.apps"])
+def test_a_quota_that_forbids_a_child_is_named(plane: ControlPlane, namespace: Namespace, tmp_path: Path, plural: str):
+    forbid(namespace, f"count/{plural}", "stingy")
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL)
+        operator.until(lambda: namespace.reason() == "ChildRefused")
+        assert "exceeded quota: stingy" in namespace.condition("Accepted")["message"]
+        assert not namespace.kubectl("get", "deployments", "-o", "name")
+        namespace.kubectl("delete", "resourcequota", "stingy")
+        operator.until(lambda: children.settled(namespace), 40)
+        operator.until(lambda: namespace.condition("Accepted")["status"] == "True")
+
+
+def forbid(namespace: Namespace, what: str, name: str) -> None:
+    """A quota of none, with the status that its controller would write."""
+    namespace.kubectl("create", "quota", name, f"--hard={what}=0")
+    status = {"status": {"hard": {what: "0"}, "used": {what: "0"}}}
+    namespace.kubectl("patch", "resourcequota", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))

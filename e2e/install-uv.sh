@@ -10,4 +10,10 @@ if ! python3 -m pip --version > /dev/null 2>&1; then
         exit 1
     fi
 fi
-python3 -m pip install --quiet --user --break-system-packages uv 2> /dev/null || python3 -m pip install --quiet --user uv || python3 -m pip install --quiet uv
+# Whatever pip believes is installed already was not to be found.
+pip_install() { python3 -m pip install --quiet --force-reinstall "$@" uv; }
+pip_install --user --break-system-packages 2> /dev/null || pip_install --user || pip_install
+if ! command -v uv > /dev/null; then
+    echo "error: uv was installed where this shell does not look: put $(python3 -m site --user-base)/bin on PATH"
+    exit 1
+fi

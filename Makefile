@@ -43,7 +43,7 @@ go:
 	@python3 -m cluster.machine go
 
 control-plane:
-	@python3 e2e/cluster/binaries.py kubernetes helm kstatus
+	@python3 e2e/cluster/binaries.py kubernetes helm kstatus argohealth
 
 model: setup ## fetch and convert the test model if need be; prints only its folder
 	@$(RUN)python e2e/test_model.py

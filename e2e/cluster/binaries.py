@@ -72,10 +72,10 @@ KUBERNETES = Module(
 HELM = Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, ("-s", "-w", *_helm_flags(KUBERNETES_VERSION)))
 COREDNS = Module("coredns", {"coredns": "."})
 PAUSE = Module("pause", {"pause": "."})
-# What tools that wait for resources (Flux and others) believe of them; for the tests.
-KSTATUS = Module("kstatus", {"kstatus": "."})
 CLUSTER = (KUBERNETES, HELM, COREDNS, PAUSE)
-ALL = (*CLUSTER, KSTATUS)
+# What tools that wait for resources (Flux and others, Argo CD) believe of them; for the tests.
+READERS = (Module("kstatus", {"kstatus": "."}), Module("argohealth", {"argohealth": "."}))
+ALL = (*CLUSTER, *READERS)
 
 
 def program(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any, Self
 from cluster.kubectl import Kubectl
 
 Seen = dict[str, Any]
-KINDS = ("pods", "deployments", "nodes", "modeldeployments")
+KINDS = ("pods", "deployments", "modeldeployments")
 
 
 class Eye:
@@ -22,7 +23,6 @@ class Eye:
         self._kubectl = kubectl
         self._seen: dict[str, list[tuple[float, Seen]]] = {kind: [] for kind in KINDS}
         self._news = threading.Condition()
-        self._open = True
 
     def __enter__(self) -> Self:
         self._watches = [self._kubectl.watching(kind) for kind in KINDS]
@@ -37,9 +37,10 @@ class Eye:
 
     def _read(self, kind: str, stream: Any) -> None:
         """kubectl writes one indented document after the other."""
-        decoder, text = json.JSONDecoder(), ""
-        while part := stream.read1(1 << 16).decode():
-            now, text = time.time(), text + part
+        # A part may end within a character.
+        characters, decoder, text = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder(), ""
+        while part := stream.read1(1 << 16):
+            now, text = time.time(), text + characters.decode(part)
             while (text := text.lstrip()) and (found := _first(decoder, text)):
                 document, text = found[0], text[found[1] :]
                 with self._news:

@@ -65,7 +65,7 @@ class Situation:
 
         def belongs(found: Seen) -> bool:
             metadata = found["metadata"]
-            mine = metadata.get("labels", {}).get(LABEL) == name or metadata["name"] == name or knows.kind == "nodes"
+            mine = metadata.get("labels", {}).get(LABEL) == name or metadata["name"] == name
             return mine and metadata.get("namespace", self._namespace) == self._namespace and knows.holds(found)
 
         def says(found: Seen) -> bool:

@@ -5,6 +5,8 @@ SHELL := /bin/bash
 export PATH := /usr/local/go/bin:$(HOME)/.local/bin:$(PATH)
 export PYTHONPATH := e2e
 RUN := .venv/bin/
+# The C kernels: built with the environment.
+KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
 .PHONY: go control-plane help setup check fmt test test-long model serve docs bench bench-status binaries
@@ -13,7 +15,7 @@ help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 # uv makes the environment exactly as uv.lock says; the stamp keeps a second call instant.
-.venv/ready: pyproject.toml uv.lock
+.venv/ready: pyproject.toml uv.lock $(KERNELS)
 	@exec 1>&2
 	command -v uv > /dev/null || bash e2e/install-uv.sh
 	echo "setting up the Python environment (torch is 5.5 GB, 2 to 3 minutes the first time)"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
@@ -126,15 +127,20 @@ def _measure(servers: list[Server], chats: int) -> dict[str, list[Round]]:
 
 
 async def _round(server: Server, chats: int) -> Round:
-    async with httpx.AsyncClient(timeout=600) as client:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=600)) as client:
         started = time.perf_counter()
-        answers = await asyncio.gather(*(_chat(client, server, number) for number in range(chats)))
+        streams = await asyncio.gather(*(_chat(client, server, number) for number in range(chats)))
         seconds = time.perf_counter() - started
+    answers = [_read(stream) for stream in streams]
     return Round(sum(tokens for tokens, _ in answers) / seconds, statistics.median(first for _, first in answers))
 
 
-async def _chat(client: httpx.AsyncClient, server: Server, number: int) -> tuple[int, float]:
-    """Tokens that came and seconds to the first. The prompt starts with something never seen, and asks for more than NEW_TOKENS tokens."""
+async def _chat(client: aiohttp.ClientSession, server: Server, number: int) -> list[tuple[float, bytes]]:
+    """What came, and when: read after the clock has stopped, so that the servers do not pay for the reader on the same cores.
+
+    The prompt starts with something never seen, and asks for more than NEW_TOKENS tokens.
+    """
     question = f"[{uuid.uuid4().hex[:8]}] Write a long story about {TOPICS[number % len(TOPICS)]}, with many turns and no early end."
     body = {
         "model": server.model,
@@ -144,20 +150,27 @@ async def _chat(client: httpx.AsyncClient, server: Server, number: int) -> tuple
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    started, first, pieces, counted = time.perf_counter(), 0.0, 0, None
-    async with client.stream("POST", f"{server.url}/v1/chat/completions", json=body) as answer:
-        if answer.status_code != 200:
-            raise SystemExit(f"{server.name}: HTTP {answer.status_code}: {(await answer.aread()).decode()[:500]}")
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
+    started = time.perf_counter()
+    async with client.post(f"{server.url}/v1/chat/completions", json=body) as answer:
+        if answer.status != 200:
+            raise SystemExit(f"{server.name}: HTTP {answer.status}: {(await answer.text())[:500]}")
+        return [(time.perf_counter() - started, data) async for data in answer.content.iter_any()]
+
+
+def _read(stream: list[tuple[float, bytes]]) -> tuple[int, float]:
+    """Tokens of an answer and seconds to the first. A piece may hold several tokens; a server that counts them itself is believed."""
+    first, pieces, counted, rest = 0.0, 0, None, b""
+    for seconds, data in stream:
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if not line.startswith(b"data: {"):
                 continue
             chunk: dict[str, Any] = json.loads(line[6:])
             choices = chunk.get("choices") or []
             if choices and choices[0].get("delta", {}).get("content"):
-                first = first or time.perf_counter() - started
+                first = first or seconds
                 pieces += 1
             counted = (chunk.get("usage") or {}).get("completion_tokens") or counted
-    # A piece of text may hold several tokens; a server that counts them itself is believed.
     return counted or pieces, first
 
 

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free"
     )
-    add("--kernel", choices=["auto", "plain", "onednn"], default="auto", help="linear layers on a CPU; auto times both on this machine")
+    add("--kernel", choices=["auto", "plain", "onednn", "native"], default="auto", help="products on a CPU; auto times them here")
     add(
         "--trust-remote-code",
         nargs="?",

@@ -17,7 +17,7 @@ from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend import loading
 from jitney_runtime.torch_backend.checkpoint import read_config, read_weights
-from jitney_runtime.torch_backend.linears import pack_linears
+from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.runner import TorchRunner
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def main() -> None:
 
 def _load(folder: Path) -> torch.nn.Module:
     model = read_weights(folder, "m", read_config(folder, "m"), CPU, torch.float32, Progress())
-    pack_linears(model, "onednn")
+    use_kernels(model, "native")
     return model
 
 

@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
 from jitney_runtime.errors import NotSupportedYet
+from jitney_runtime.torch_backend.cpu_kernels import BlockAttention, BlockStep, serves
 from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
 
 NAME = "jitney_paged"
@@ -98,18 +99,40 @@ class PagedAttention:
 
     def __init__(self) -> None:
         self.plan: StepPlan | None = None
-        self.caches: list[LayerCache] = []
         self.shapes: list[LayerShape] = []
+        self.caches: list[LayerCache] = []
         self._layers: dict[int, int] = {}
+        self._heads: list[int] = []
+        # The C kernel's side, None where it does not compute every layer of this model.
+        self._step: BlockStep | None = None
+        self._blocks: dict[int, BlockAttention] = {}
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def attach(self, model: torch.nn.Module) -> None:
         for module in model.modules():
             object.__setattr__(module, "jitney_attention", self)
 
+    def allocate(self, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device, kernel: str) -> None:
+        """Take the KV memory: `blocks` blocks in every layer. `kernel` "plain" keeps to torch's operators."""
+        self.caches = [LayerCache(shape, blocks, block_size, dtype, device) for shape in self.shapes]
+        if kernel != "plain" and all(serves(shape, heads, dtype, device) for shape, heads in zip(self.shapes, self._heads, strict=True)):
+            self._step = BlockStep()
+
+    @property
+    def native(self) -> bool:
+        """Whether decoding rows are computed by the C kernel."""
+        return self._step is not None
+
+    @property
+    def modules(self) -> set[int]:
+        """The ids of the modules that attend."""
+        return set(self._layers)
+
     def begin(self, plan: StepPlan) -> None:
         self.plan = plan
         self._masks.clear()
+        if self._step is not None:
+            self._step.begin(plan.slots, plan.decode_index, plan.decode_tables, plan.decode_lengths)
 
     def attend(
         self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, window: int | None
@@ -117,14 +140,21 @@ class PagedAttention:
         """query [1, heads, tokens, dim], key and value [1, kv_heads, tokens, dim] -> [1, tokens, heads, dim]."""
         if self.plan is None:
             return self._probe(module, query, key, value, scale)
-        cache = self.caches[self._layers[id(module)]]
-        cache.write(self.plan.slots, self.plan.fresh, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        if not self.plan.prompts:
-            return self._decode(query[0].transpose(0, 1), cache, scale, window).unsqueeze(0)
-        output = query.new_empty(self.plan.places, query.shape[1], value.shape[-1])
-        if self.plan.decode_index is not None:
-            rows = query[0].index_select(1, self.plan.decode_index).transpose(0, 1)
-            output.index_copy_(0, self.plan.decode_index, self._decode(rows, cache, scale, window))
+        layer = self._layers[id(module)]
+        cache = self.caches[layer]
+        if self._step is not None:
+            if layer not in self._blocks:
+                self._blocks[layer] = BlockAttention(cache, query.shape[1], query.shape[-1] ** -0.5 if scale is None else scale, window)
+            self._blocks[layer].store(self._step, key[0], value[0])
+            output = self._blocks[layer].attend(self._step, query[0])
+        else:
+            cache.write(self.plan.slots, self.plan.fresh, key[0].transpose(0, 1), value[0].transpose(0, 1))
+            if not self.plan.prompts:
+                return self._decode(query[0].transpose(0, 1), cache, scale, window).unsqueeze(0)
+            output = query.new_empty(self.plan.places, query.shape[1], value.shape[-1])
+            if self.plan.decode_index is not None:
+                rows = query[0].index_select(1, self.plan.decode_index).transpose(0, 1)
+                output.index_copy_(0, self.plan.decode_index, self._decode(rows, cache, scale, window))
         for row in self.plan.prompts:
             output[row.first : row.last] = self._prompt(row, query, key, value, cache, scale, window)
         return output.unsqueeze(0)
@@ -136,6 +166,7 @@ class PagedAttention:
         if id(module) in self._layers:
             raise NotSupportedYet(f"{type(module).__name__} attends more than once in a forward pass, which Jitney does not serve yet")
         self._layers[id(module)] = len(self.shapes)
+        self._heads.append(query.shape[1])
         self.shapes.append(LayerShape(key.shape[1], key.shape[3], value.shape[3]))
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True).transpose(1, 2)
 

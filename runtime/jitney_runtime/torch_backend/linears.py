@@ -1,7 +1,7 @@
-"""Linear layers on a CPU: weights packed once for oneDNN where that is faster on this machine.
+"""Linear layers on a CPU: weights packed once, for the kernel that is fastest on this machine.
 
-Packing changes the order of the additions, so results differ from F.linear in the last bits; a layer whose packed output is further off
-than that is not used, and the log says so.
+Packing changes the order of the additions, so results differ from F.linear in the last bits; a kernel whose output is further off than that
+is not used, and the log says so.
 """
 
 from __future__ import annotations
@@ -9,88 +9,146 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from jitney_runtime.torch_backend import cpu_kernels
+
 logger = logging.getLogger(__name__)
 
-_TIMED_ROWS = 16
+# A full batch decodes with 16 rows by default, and one chat alone with 1: a kernel is judged by both.
+_TIMED_ROWS = (1, 16)
 _TIMED_RUNS = 5
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose only copy of the weight is oneDNN's blocked one."""
+    """A linear layer whose only copy of the weight is a packed one."""
+
+    kernel = ""
 
     def __init__(self, source: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = source.in_features, source.out_features
-        self.packed = pack(source.weight.detach())
         self.bias = source.bias
+        self.packed = self.pack(source.weight.detach())
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """[out, in] -> an opaque tensor, for batches of any size."""
+        raise NotImplementedError
+
+    @staticmethod
+    def takes(source: nn.Linear) -> bool:
+        """Whether this kernel computes such a layer here at all."""
+        raise NotImplementedError
+
+
+class OneDNNLinear(PackedLinear):
+    """oneDNN's blocked weight."""
+
+    kernel = "onednn"
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        return packed
+
+    @staticmethod
+    def takes(source: nn.Linear) -> bool:
+        return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return packed_linear(inputs, self.packed, self.bias)
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
+        return output
 
 
-def pack(weight: torch.Tensor) -> torch.Tensor:
-    """[out, in] -> an opaque blocked tensor, for batches of any size."""
-    packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    return packed
+class NativeLinear(PackedLinear):
+    """Our own kernel (kernels/linear.c), float32."""
+
+    kernel = "native"
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        return cpu_kernels.pack(weight)
+
+    @staticmethod
+    def takes(source: nn.Linear) -> bool:
+        return source.weight.dtype is torch.float32 and cpu_kernels.available()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return cpu_kernels.linear(inputs, self.packed, self.bias, self.out_features)
 
 
-def packed_linear(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
-    return output
+_KERNELS: tuple[type[PackedLinear], ...] = (NativeLinear, OneDNNLinear)
 
 
-def pack_linears(model: nn.Module, kernel: str) -> int:
-    """Replace the linear layers of `model` in place where packing pays; the number replaced.
+Chosen = dict[tuple[int, int], type[PackedLinear] | None]
 
-    `kernel`: "plain" replaces none, "onednn" all that pass the self-check, "auto" those that are also faster on this machine. A tied weight
-    stays with the embedding, and the packed copy is one more.
+
+def choose_kernels(model: nn.Module, kernel: str) -> Chosen:
+    """The kernel for each shape (out, in) of linear layer in `model`; None keeps F.linear.
+
+    `kernel`: "plain" takes none, "native" and "onednn" that one where it passes its self-check, "auto" what is fastest on this machine.
     """
-    if kernel == "plain" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return 0
-    verdicts: dict[tuple[int, int], bool] = {}
-    replaced = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is not nn.Linear:
-                continue
-            shape = (child.out_features, child.in_features)
-            if shape not in verdicts:
-                verdicts[shape] = _worth_packing(child, kernel)
-            if verdicts[shape]:
-                setattr(parent, name, PackedLinear(child))
-                replaced += 1
-    logger.info(
-        "linear layers: %d packed for oneDNN, shapes %s",
-        replaced,
-        {f"{o}x{i}": "packed" if v else "plain" for (o, i), v in verdicts.items()},
-    )
-    return replaced
+    chosen: Chosen = {}
+    for layer in model.modules():
+        if type(layer) is nn.Linear and (shape := (layer.out_features, layer.in_features)) not in chosen:
+            chosen[shape] = _choose(layer, kernel)
+    names = {f"{o}x{i}": made.kernel if made else "plain" for (o, i), made in chosen.items()}
+    logger.info("kernels of the linear layers by shape: %s", names)
+    return chosen
 
 
-def _worth_packing(layer: nn.Linear, kernel: str) -> bool:
-    weight, bias = layer.weight.detach(), layer.bias
-    inputs = torch.randn(_TIMED_ROWS, layer.in_features, dtype=weight.dtype, generator=torch.Generator().manual_seed(0))
-    packed = pack(weight)
-    plain, other = linear(inputs, weight, bias), packed_linear(inputs, packed, bias)
-    tolerance = 1e-4 if weight.dtype is torch.float32 else 3e-2
-    if not torch.allclose(plain, other, rtol=tolerance, atol=tolerance * float(plain.abs().max())):
-        logger.warning("oneDNN's packed %dx%d layer failed its self-check on this machine and is not used", *weight.shape)
-        return False
-    return kernel == "onednn" or _seconds(packed_linear, inputs, packed, bias) < _seconds(linear, inputs, weight, bias)
+def pack_linears(model: nn.Module, chosen: Chosen) -> None:
+    """Replace the linear layers of `model` in place. A tied weight stays with the embedding, and the packed copy is one more."""
+    for name, child in list(model.named_children()):
+        # One at a time, so that a weight is freed before the next is packed.
+        if type(child) is not nn.Linear:
+            pack_linears(child, chosen)
+        elif made := chosen[child.out_features, child.in_features]:
+            setattr(model, name, made(child))
 
 
-def _seconds(function: Callable[..., torch.Tensor], *arguments: Any) -> float:
-    """The best of a few runs after one to warm up."""
-    function(*arguments)
+def _choose(layer: nn.Linear, kernel: str) -> type[PackedLinear] | None:
+    """The kernel for layers of this shape; None keeps F.linear."""
+    best, fastest = None, float("inf")
+    if kernel == "auto":
+        fastest = _seconds(layer)
+    for candidate in _KERNELS:
+        if kernel not in ("auto", candidate.kernel) or not candidate.takes(layer):
+            continue
+        packed = candidate(layer)
+        if not _right(layer, packed):
+            logger.warning("the %s kernel failed its self-check for a %dx%d layer and is not used", candidate.kernel, *layer.weight.shape)
+        elif (seconds := _seconds(packed)) < fastest:
+            best, fastest = candidate, seconds
+    return best
+
+
+def _inputs(layer: nn.Linear | PackedLinear, rows: int) -> torch.Tensor:
+    dtype = layer.weight.dtype if isinstance(layer, nn.Linear) else layer.packed.dtype
+    return torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _right(layer: nn.Linear, packed: PackedLinear) -> bool:
+    tolerance = 1e-4 if layer.weight.dtype is torch.float32 else 3e-2
+    for rows in _TIMED_ROWS:
+        inputs = _inputs(layer, rows)
+        plain = linear(inputs, layer.weight, layer.bias)
+        if not torch.allclose(plain, packed(inputs), rtol=tolerance, atol=tolerance * float(plain.abs().max())):
+            return False
+    return True
+
+
+def _seconds(layer: nn.Linear | PackedLinear) -> float:
+    """One row and a full batch together, the best of a few runs each."""
+    return sum(_best(layer, _inputs(layer, rows)) for rows in _TIMED_ROWS)
+
+
+def _best(function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> float:
+    function(inputs)
     best = float("inf")
     for _ in range(_TIMED_RUNS):
         started = time.perf_counter()
-        function(*arguments)
+        function(inputs)
         best = min(best, time.perf_counter() - started)
     return best

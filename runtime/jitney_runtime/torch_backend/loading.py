@@ -18,9 +18,9 @@ from jitney_runtime.errors import DeviceNotFound, GPUOutOfMemory, JitneyError, N
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend.checkpoint import out_of_memory, read_config, read_eos_tokens, read_tokenizer, read_weights, reading
+from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.hub import model_folder
 from jitney_runtime.torch_backend.kv_cache import bytes_per_token
-from jitney_runtime.torch_backend.linears import pack_linears
 from jitney_runtime.torch_backend.memory import free_memory
 from jitney_runtime.torch_backend.runner import TorchRunner
 from jitney_runtime.torch_backend.threads import thread_count
@@ -81,12 +81,12 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     tokenizer = read_tokenizer(folder, settings.model, trust)
     model = read_weights(folder, settings.model, config, device, dtype, progress, trust)
     if device.type == "cpu":
-        pack_linears(model, settings.kernel)
+        use_kernels(model, settings.kernel)
         gc.collect()
     progress.warming_up()
     with torch.inference_mode():
         with reading(f"models of type {config.model_type} cannot be served"):
-            runner = TorchRunner(model, device, dtype, settings.block_size)
+            runner = TorchRunner(model, device, dtype, settings.block_size, settings.kernel)
         scheduler = _scheduler(settings, config, runner, read_eos_tokens(folder, config, tokenizer))
         runner.allocate(scheduler.pool.count)
         _warm_up(runner, scheduler)

@@ -10,24 +10,30 @@ from torch import nn
 from jitney_runtime.engine.model_runner import ScheduledBatch
 from jitney_runtime.errors import NotSupportedYet
 from jitney_runtime.torch_backend.attention import PagedAttention, plan_step
-from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
+from jitney_runtime.torch_backend.kv_cache import LayerShape
 from jitney_runtime.torch_backend.sampler import sample
+from jitney_runtime.torch_backend.tape import Recordings, record_layers
 
 _PROBE_TOKENS = 3
 # What a layer may look back at. Others (chunked attention for one) reach us as plain calls and would be computed as full attention.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
+# Decode steps of up to so many rows are recorded, one tape per number of rows.
+_RECORDED_ROWS = 32
+
 
 class TorchRunner:
     """Implements ModelRunner. Made on the loading thread, used on the engine's thread only."""
 
-    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, block_size: int) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, block_size: int, kernel: str = "auto") -> None:
         self.model = model
         self.device = device
         self.dtype = dtype
         self.block_size = block_size
+        self.kernel = kernel
         self.attention = PagedAttention()
         self.attention.attach(model)
+        self._recordings: Recordings | None = None
         self._selects_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._probe()
 
@@ -58,7 +64,9 @@ class TorchRunner:
 
     def allocate(self, blocks: int) -> None:
         """Take the KV memory: `blocks` blocks in every layer."""
-        self.attention.caches = [LayerCache(shape, blocks, self.block_size, self.dtype, self.device) for shape in self.layer_shapes]
+        self.attention.allocate(blocks, self.block_size, self.dtype, self.device, self.kernel)
+        if self.attention.native:
+            self._recordings = record_layers(self.model, self.attention.modules, _RECORDED_ROWS)
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> list[int]:
@@ -68,6 +76,15 @@ class TorchRunner:
 
     def forward(self, batch: ScheduledBatch) -> torch.Tensor:
         """Logits [sampled rows, vocabulary]. Under inference_mode, which `run` enters."""
+        if self._recordings is None:
+            return self._forward(batch)
+        self._recordings.begin(0 if any(len(row.tokens) > 1 for row in batch.rows) else len(batch.rows))
+        try:
+            return self._forward(batch)
+        finally:
+            self._recordings.end()
+
+    def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
         plan = plan_step(batch, self.block_size, self.device)
         self.attention.begin(plan)
         ids = torch.tensor([[token for row in batch.rows for token in row.tokens]], device=self.device)

@@ -7,6 +7,7 @@ import random
 import torch
 
 from jitney_runtime.engine.model_runner import ScheduledRow
+from jitney_runtime.torch_backend import cpu_kernels
 
 # A smaller temperature is 0 in float32, and 0/0 is no score. At this one only the best token is left anyway.
 _COLDEST = 1e-30
@@ -14,7 +15,7 @@ _COLDEST = 1e-30
 
 def sample(logits: torch.Tensor, rows: tuple[ScheduledRow, ...]) -> list[int]:
     """logits [rows, vocabulary] in any float type -> a token id per row."""
-    greedy = logits.argmax(dim=-1).tolist()
+    greedy = _best(logits)
     drawn = [place for place, row in enumerate(rows) if not row.params.greedy]
     if not drawn:
         return greedy
@@ -22,6 +23,13 @@ def sample(logits: torch.Tensor, rows: tuple[ScheduledRow, ...]) -> list[int]:
     for place, token in zip(drawn, chosen, strict=True):
         greedy[place] = token
     return greedy
+
+
+def _best(logits: torch.Tensor) -> list[int]:
+    if logits.device.type == "cpu" and logits.dtype is torch.float32 and logits.is_contiguous() and cpu_kernels.available():
+        return cpu_kernels.argmax(logits)
+    best: list[int] = logits.argmax(dim=-1).tolist()
+    return best
 
 
 def _draw(logits: torch.Tensor, rows: list[ScheduledRow]) -> list[int]:

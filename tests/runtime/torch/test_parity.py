@@ -16,7 +16,7 @@ from jitney_runtime.engine.scheduler import Scheduler
 from jitney_runtime.engine.sequence import SamplingParams
 from jitney_runtime.torch_backend import attention
 from jitney_runtime.torch_backend import runner as runner_module
-from jitney_runtime.torch_backend.linears import pack_linears
+from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.runner import TorchRunner
 from support.engine import make_sequence
 from support.models import TINY, smollm2, tiny_model
@@ -24,12 +24,14 @@ from support.parity import ALLOWED_TIES, Verdict, batched_answers, compare, rand
 
 attention.register()
 BLOCK = 8
+# torch's operators, and ours with recorded steps.
+KERNELS = ["plain", "native"]
 
 
 def runner_for(model: torch.nn.Module, blocks: int, kernel: str = "plain") -> TorchRunner:
-    pack_linears(model, kernel)
+    use_kernels(model, kernel)
     with torch.inference_mode():
-        runner = TorchRunner(model, torch.device("cpu"), torch.float32, BLOCK)
+        runner = TorchRunner(model, torch.device("cpu"), torch.float32, BLOCK, kernel)
         runner.allocate(blocks)
     return runner
 
@@ -40,7 +42,7 @@ def assert_right(verdict: Verdict) -> None:
     assert verdict.ties <= max(1, ALLOWED_TIES * (verdict.equal + verdict.ties)), str(verdict)
 
 
-@pytest.mark.parametrize("kernel", ["plain", "onednn"])
+@pytest.mark.parametrize("kernel", ["plain", "onednn", "native"])
 @pytest.mark.parametrize("kind", TINY)
 def test_tiny_models_answer_as_alone(kind: str, kernel: str):
     """Two orders of arrival, end and abort."""
@@ -60,27 +62,29 @@ def test_tiny_models_answer_as_alone_whatever_comes(kind: str, seed: int):
     reference = tiny_model(kind, "sdpa")
     solos = solo_answers(reference, random_prompts(24, 300, 60, seed=seed), 24)
     blocks = 12 + seed % 10 * 8
-    runner = runner_for(tiny_model(kind, attention.NAME), blocks, "onednn" if seed % 2 else "plain")
+    runner = runner_for(tiny_model(kind, attention.NAME), blocks, ("plain", "onednn", "native")[seed % 3])
     answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=blocks, seed=seed)
     assert_right(compare(reference, solos, answers))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_tiny_models_answer_as_alone_under_preemption(kind: str):
+def test_tiny_models_answer_as_alone_under_preemption(kind: str, kernel: str):
     reference = tiny_model(kind, "sdpa")
     solos = solo_answers(reference, random_prompts(30, 300, 40, seed=3), 24)
-    runner = runner_for(tiny_model(kind, attention.NAME), 14)
+    runner = runner_for(tiny_model(kind, attention.NAME), 14, kernel)
     answers, engine = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=14, seed=4, shortest=24)
     assert engine.stats().preemptions > 20
     assert_right(compare(reference, solos, answers))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
-def test_what_the_pool_held_before_is_never_read(kind: str):
+def test_what_the_pool_held_before_is_never_read(kind: str, kernel: str):
     """NaN everywhere: a place that is read before it is written, even with weight 0, would spoil an answer."""
     reference = tiny_model(kind, "sdpa")
     solos = solo_answers(reference, random_prompts(30, 300, 40, seed=11), 24)
-    runner = runner_for(tiny_model(kind, attention.NAME), 40)
+    runner = runner_for(tiny_model(kind, attention.NAME), 40, kernel)
     with torch.inference_mode():
         for cache in runner.attention.caches:
             cache.keys.fill_(float("nan"))
@@ -123,23 +127,25 @@ def attention_looks_at_itself_only(plan: Plan, step: int) -> Plan:
     return plan if lengths is None else dataclasses.replace(plan, decode_lengths=torch.ones_like(lengths))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("mutate", [position_off_by_one, a_neighbours_block, stale_state, attention_looks_at_itself_only])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_a_broken_engine_is_noticed(kind: str, mutate: Callable[[Plan, int], Plan], monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_engine_is_noticed(kind: str, mutate: Callable[[Plan, int], Plan], kernel: str, monkeypatch: pytest.MonkeyPatch):
     reference = tiny_model(kind, "sdpa")
     solos = solo_answers(reference, random_prompts(20, 300, 40, seed=7), 24)
-    runner = runner_for(tiny_model(kind, attention.NAME), 120)
+    runner = runner_for(tiny_model(kind, attention.NAME), 120, kernel)
     steps = itertools.count()
     monkeypatch.setattr(runner_module, "plan_step", lambda *arguments: mutate(attention.plan_step(*arguments), next(steps)))
     answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=120, seed=8)
     assert compare(reference, solos, answers).wrong
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_a_model_without_attention_is_noticed(kind: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_without_attention_is_noticed(kind: str, kernel: str, monkeypatch: pytest.MonkeyPatch):
     reference = tiny_model(kind, "sdpa")
     solos = solo_answers(reference, random_prompts(20, 300, 40, seed=7), 24)
-    runner = runner_for(tiny_model(kind, attention.NAME), 120)
+    runner = runner_for(tiny_model(kind, attention.NAME), 120, kernel)
     attend = runner.attention.attend
     monkeypatch.setattr(runner.attention, "attend", lambda *arguments: torch.zeros_like(attend(*arguments)))
     answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=120, seed=8)

@@ -1,0 +1,55 @@
+"""Compiles runtime/jitney_runtime/kernels, one library per instruction set: hatch's build hook, so that every install holds them.
+
+zig is clang in a wheel of PyPI: the same compiler everywhere, and no system package to install first.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+_SOURCES = Path("runtime/jitney_runtime/kernels")
+_LEVELS = ("x86-64-v3", "x86-64-v4")
+# An old glibc on purpose: the one of torch's own wheels.
+_TARGET = "x86_64-linux-gnu.2.28"
+_FLAGS = (
+    "-O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -mprefer-vector-width=512 -shared -fPIC -s -Wall -Wextra -Werror"
+)
+
+
+class KernelsHook(BuildHookInterface[Any]):
+    """Elsewhere than on x86-64 Linux nothing is built, and the runtime keeps to torch's operators."""
+
+    PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        return ["ziglang>=0.15,<0.18"] if _buildable() else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel" or not _buildable():
+            return
+        folder = Path(self.root) / _SOURCES
+        (folder / "lib").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as cache:
+            for level in _LEVELS:
+                _compile(folder, level, cache)
+        build_data["pure_python"] = False
+        build_data["tag"] = "py3-none-manylinux_2_28_x86_64"
+
+
+def _buildable() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def _compile(folder: Path, level: str, cache: str) -> None:
+    output = folder / "lib" / f"kernels-{level}.so"
+    march = f"-march={level.replace('-', '_')}"
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", _TARGET, march, *_FLAGS.split(), "-o", str(output)]
+    environment = {"PATH": "/usr/bin:/bin", "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache, "HOME": cache}
+    subprocess.run([*command, *sorted(str(path) for path in folder.glob("*.c"))], check=True, env=environment)

@@ -1,0 +1,202 @@
+/* Attention of one new token per row over the blocks of its sequence, float32, read where they lie: nothing is gathered or repeated.
+ *
+ * Softmax is computed online in chunks (Milakov and Gimelshein 2018, arXiv:1805.02867), so a row needs the same small memory at any length,
+ * and nothing behind its last token is ever read.
+ */
+#include "kernels.h"
+
+#define CHUNK 64
+/* Below any score, and finite: a difference of two of them is a number. */
+#define LOWEST -1e30f
+#define MAX_GROUP 16
+#define MAX_DIM 256
+
+/* A [tokens, heads, dim] tensor whose last axis is contiguous; strides in floats. */
+struct view {
+    const float *data;
+    long token_stride, head_stride;
+};
+
+struct rotary_job {
+    struct view x;
+    const float *cos, *sin;
+    float *output;
+    long tokens, heads, dim;
+    unsigned threads;
+};
+
+static void rotary_share(void *argument)
+{
+    const struct rotary_job *job = argument;
+    const long dim = job->dim, half = dim / 2, me = job->threads > 1 ? thread() : 0;
+    for (long token = job->tokens * me / job->threads; token < job->tokens * (me + 1) / job->threads; token++)
+        for (long head = 0; head < job->heads; head++) {
+            const float *from = job->x.data + token * job->x.token_stride + head * job->x.head_stride;
+            const float *cos = job->cos + token * dim, *sin = job->sin + token * dim;
+            float *restrict to = job->output + (token * job->heads + head) * dim;
+            for (long d = 0; d < half; d++) {
+                to[d] = from[d] * cos[d] - from[half + d] * sin[d];
+                to[half + d] = from[half + d] * cos[half + d] + from[d] * sin[half + d];
+            }
+        }
+}
+
+/* output [tokens, heads, dim], contiguous, = x turned by its token's angles: cos and sin [tokens, dim], each half of `dim` the other's partner
+ * (Su et al. 2021, arXiv:2104.09864, in the layout of GPT-NeoX and Llama). dim is even. */
+EXPORT void jitney_rotary(const float *x, const float *cos, const float *sin, float *output, long token_stride, long head_stride, long tokens,
+    long heads, long dim, unsigned threads)
+{
+    struct rotary_job job = {{x, token_stride, head_stride}, cos, sin, output, tokens, heads, dim, worth(tokens, threads)};
+    fork_join(rotary_share, &job, job.threads);
+}
+
+struct attend_job {
+    const struct layer *layer;
+    const struct step *step;
+    struct view query;
+    float *output;
+    long next;
+    unsigned threads;
+};
+
+EXPORT long jitney_attention_supports(long group, long key_dim, long value_dim)
+{
+    return group <= MAX_GROUP && key_dim <= MAX_DIM && value_dim <= MAX_DIM && key_dim % WIDTH == 0 && value_dim % WIDTH == 0;
+}
+
+struct store_job {
+    const struct layer *layer;
+    const struct step *step;
+    struct view keys, values;
+    unsigned threads;
+};
+
+static void store_share(void *argument)
+{
+    const struct store_job *job = argument;
+    const struct layer *l = job->layer;
+    const struct step *s = job->step;
+    long me = job->threads > 1 ? thread() : 0;
+    for (long token = s->tokens * me / job->threads; token < s->tokens * (me + 1) / job->threads; token++)
+        for (long head = 0; head < l->kv_heads; head++) {
+            long place = s->slots[token] * l->kv_heads + head;
+            memcpy(l->keys + place * l->key_dim, job->keys.data + token * job->keys.token_stride + head * job->keys.head_stride,
+                (size_t)l->key_dim * sizeof(float));
+            memcpy(l->values + place * l->value_dim, job->values.data + token * job->values.token_stride + head * job->values.head_stride,
+                (size_t)l->value_dim * sizeof(float));
+        }
+}
+
+/* keys [tokens, kv_heads, key_dim] and values, each with its strides, into the slots of the step's tokens. */
+EXPORT void jitney_store(const struct layer *layer, const struct step *step, const float *key, const float *value, long key_token,
+    long key_head, long value_token, long value_head, unsigned threads)
+{
+    struct store_job job = {layer, step, {key, key_token, key_head}, {value, value_token, value_head}, worth(step->tokens, threads)};
+    fork_join(store_share, &job, job.threads);
+}
+
+/* A query against WIDTH keys: lane i of the result is the product with key i. */
+static inline vec scores_of(const float *query, const float *const *keys, long dim)
+{
+    vec sums[WIDTH] = {{0}};
+    for (long d = 0; d < dim; d += WIDTH) {
+        vec part = load(query + d);
+        for (int i = 0; i < WIDTH; i++)
+            sums[i] += part * load(keys[i] + d);
+    }
+    return sum_each(sums);
+}
+
+/* total [dim] = total x keep + sum over the chunk of weight x value, four registers of `dim` at a time so that their additions overlap. */
+static void add_values(float *total, float keep, const float *weights, const float *const *values, long count, long dim)
+{
+    long d = 0;
+    for (; d + 4 * WIDTH <= dim; d += 4 * WIDTH) {
+        vec part[4];
+        for (int v = 0; v < 4; v++)
+            part[v] = load(total + d + v * WIDTH) * keep;
+        for (long i = 0; i < count; i++)
+            for (int v = 0; v < 4; v++)
+                part[v] += weights[i] * load(values[i] + d + v * WIDTH);
+        for (int v = 0; v < 4; v++)
+            store(total + d + v * WIDTH, part[v]);
+    }
+    for (; d < dim; d += WIDTH) {
+        vec part = load(total + d) * keep;
+        for (long i = 0; i < count; i++)
+            part += weights[i] * load(values[i] + d);
+        store(total + d, part);
+    }
+}
+
+/* One head over one chunk: brings its running maximum, sum of weights and total up to date. keys[count..] repeat a real one up to a full vector. */
+static void attend_chunk(const float *query, const float *const *keys, const float *const *values, long count, const struct layer *l,
+    float *highest, float *weight, float *total)
+{
+    float scores[CHUNK];
+    float top = *highest;
+    for (long i = 0; i < count; i += WIDTH)
+        store(scores + i, scores_of(query, keys + i, l->key_dim) * l->scale);
+    for (long i = 0; i < count; i++)
+        top = scores[i] > top ? scores[i] : top;
+    for (long i = count; i % WIDTH; i++)
+        scores[i] = LOWEST;
+    vec sums = {0};
+    for (long i = 0; i < count; i += WIDTH) {
+        vec part = exponential(load(scores + i) - top);
+        store(scores + i, part);
+        sums += part;
+    }
+    float keep[WIDTH];
+    store(keep, exponential(fill(*highest - top)));
+    *weight = *weight * keep[0] + sum(sums);
+    *highest = top;
+    add_values(total, keep[0], scores, values, count, l->value_dim);
+}
+
+static void attend_one(const struct attend_job *job, long row, long kv_head)
+{
+    const struct layer *l = job->layer;
+    const struct step *s = job->step;
+    const long group = l->heads / l->kv_heads, length = s->lengths[row], place = s->index ? s->index[row] : row;
+    const float *query = job->query.data + place * job->query.token_stride + kv_head * group * job->query.head_stride;
+    float totals[MAX_GROUP * MAX_DIM], highest[MAX_GROUP], weight[MAX_GROUP] = {0};
+    memset(totals, 0, (size_t)(group * l->value_dim) * sizeof(float));
+    for (long head = 0; head < group; head++)
+        highest[head] = LOWEST;
+    for (long at = l->window && length > l->window ? length - l->window : 0; at < length;) {
+        const float *keys[CHUNK], *values[CHUNK];
+        long count = 0;
+        for (; count < CHUNK && at < length; count++, at++) {
+            long slot = s->tables[row * s->width + at / l->block_size] * l->block_size + at % l->block_size;
+            keys[count] = l->keys + (slot * l->kv_heads + kv_head) * l->key_dim;
+            values[count] = l->values + (slot * l->kv_heads + kv_head) * l->value_dim;
+        }
+        for (long more = count; more % WIDTH; more++)
+            keys[more] = keys[count - 1];
+        for (long head = 0; head < group; head++)
+            attend_chunk(query + head * job->query.head_stride, keys, values, count, l, highest + head, weight + head, totals + head * l->value_dim);
+    }
+    for (long head = 0; head < group; head++) {
+        float *output = job->output + (place * l->heads + kv_head * group + head) * l->value_dim;
+        for (long d = 0; d < l->value_dim; d++)
+            output[d] = totals[head * l->value_dim + d] / weight[head];
+    }
+}
+
+/* Sequences differ in length: whoever is free takes the next. */
+static void attend_share(void *argument)
+{
+    struct attend_job *job = argument;
+    long all = job->step->rows * job->layer->kv_heads;
+    for (long item; (item = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < all;)
+        attend_one(job, item / job->layer->kv_heads, item % job->layer->kv_heads);
+}
+
+/* query [tokens, heads, key_dim] -> output [tokens, heads, value_dim], contiguous, of which the step's rows are written. */
+EXPORT void jitney_attend(
+    const struct layer *layer, const struct step *step, const float *query, float *output, long query_token, long query_head, unsigned threads)
+{
+    struct attend_job job = {layer, step, {query, query_token, query_head}, output, 0, threads};
+    fork_join(attend_share, &job, threads);
+}

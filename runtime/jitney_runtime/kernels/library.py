@@ -1,0 +1,127 @@
+"""Finds the build of the kernels for this CPU and declares its functions. Without one, callers keep to torch's operators."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from functools import cache
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = Path(__file__).parent / "lib"
+# Widest first: the build, and the flags in /proc/cpuinfo that it needs (the x86-64 psABI's levels 4 and 3, as far as the kernels use them).
+_BUILDS = (
+    ("x86-64-v4", {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "bmi2", "fma"}),
+    ("x86-64-v3", {"avx2", "bmi2", "fma"}),
+)
+_POINTER, _LONG, _FLOAT, _UNSIGNED = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_uint
+# How many pointers, numbers and floats each kernel takes, in this order; the threads to use follow. The order is that of replay.c.
+KERNELS = {
+    "linear": (4, 3, 0),
+    "rms_norm": (3, 5, 2),
+    "silu_mul": (2, 2, 0),
+    "rotary": (4, 5, 0),
+    "store": (4, 4, 0),
+    "attend": (4, 2, 0),
+    "add": (3, 1, 0),
+}
+_OTHERS: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "jitney_threads": (None, (_POINTER, _POINTER)),
+    "jitney_width": (_LONG, ()),
+    "jitney_panel": (_LONG, ()),
+    "jitney_pack": (None, (_POINTER, _POINTER, _LONG, _LONG, _UNSIGNED)),
+    "jitney_attention_supports": (_LONG, (_LONG, _LONG, _LONG)),
+    "jitney_argmax": (None, (_POINTER, _POINTER, _LONG, _LONG)),
+    "jitney_replay": (None, (_POINTER, _LONG, _UNSIGNED)),
+}
+
+
+class Call(ctypes.Structure):
+    """`struct call` of replay.c."""
+
+    _fields_ = [("kernel", _LONG), ("pointers", _POINTER * 4), ("numbers", _LONG * 5), ("floats", _FLOAT * 2)]
+
+
+class Layer(ctypes.Structure):
+    """`struct layer` of kernels.h."""
+
+    _fields_ = [
+        ("keys", _POINTER),
+        ("values", _POINTER),
+        ("heads", _LONG),
+        ("kv_heads", _LONG),
+        ("key_dim", _LONG),
+        ("value_dim", _LONG),
+        ("block_size", _LONG),
+        ("window", _LONG),
+        ("scale", _FLOAT),
+    ]
+
+
+class Step(ctypes.Structure):
+    """`struct step` of kernels.h."""
+
+    _fields_ = [
+        ("slots", _POINTER),
+        ("index", _POINTER),
+        ("tables", _POINTER),
+        ("lengths", _POINTER),
+        ("tokens", _LONG),
+        ("rows", _LONG),
+        ("width", _LONG),
+    ]
+
+
+@cache
+def kernels() -> ctypes.CDLL | None:
+    """The library, its threads those of the OpenMP runtime that torch has loaded; None where there is no build, or no such runtime.
+
+    A call releases the interpreter's lock. Import torch first.
+    """
+    name = _build()
+    if name is None:
+        return None
+    threads = _openmp()
+    if threads is None:
+        logger.warning("torch here does not use GNU OpenMP: the C kernels are not used")
+        return None
+    library = ctypes.CDLL(str(_FOLDER / f"kernels-{name}.so"))
+    for other, (result, arguments) in _OTHERS.items():
+        getattr(library, other).restype = result
+        getattr(library, other).argtypes = list(arguments)
+    for kernel, (pointers, numbers, floats) in KERNELS.items():
+        function = getattr(library, f"jitney_{kernel}")
+        function.restype = None
+        function.argtypes = [_POINTER] * pointers + [_LONG] * numbers + [_FLOAT] * floats + [_UNSIGNED]
+    library.jitney_threads(*threads)
+    return library
+
+
+def _build() -> str | None:
+    flags = _cpu_flags()
+    if os.environ.get("ATEN_CPU_CAPABILITY") == "avx2":
+        # Who holds torch to a smaller instruction set means us as well.
+        flags = {flag for flag in flags if not flag.startswith("avx512")}
+    for name, needed in _BUILDS:
+        if needed <= flags and (_FOLDER / f"kernels-{name}.so").exists():
+            return name
+    return None
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+
+
+def _openmp() -> tuple[int | None, int | None] | None:
+    """Addresses of GOMP_parallel and omp_get_thread_num in the copy that torch brought, which is not the system's."""
+    paths = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
+    for path in sorted(paths, key=lambda path: "torch" not in path):
+        library = ctypes.CDLL(path)
+        return tuple(ctypes.cast(getattr(library, name), _POINTER).value for name in ("GOMP_parallel", "omp_get_thread_num"))  # type: ignore[return-value]
+    return None

@@ -1,0 +1,186 @@
+"""The C kernels on torch's tensors: float32 on a CPU. One call uses as many threads as torch may."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterable
+from functools import cache
+from typing import Protocol
+
+import torch
+
+from jitney_runtime.kernels.library import Layer, Step, kernels
+from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
+
+
+class Recorder(Protocol):
+    """Told of every kernel call while it is installed, and gives the memory for the outputs."""
+
+    def empty(self, shape: Iterable[int]) -> torch.Tensor: ...
+
+    def call(self, kernel: str, pointers: tuple[int | None, ...], numbers: tuple[int, ...], floats: tuple[float, ...]) -> None: ...
+
+
+class _Thread(threading.local):
+    recorder: Recorder | None = None
+
+
+_thread = _Thread()
+
+
+def record(recorder: Recorder | None) -> None:
+    """Install a recorder for this thread, or take it away."""
+    _thread.recorder = recorder
+
+
+def available() -> bool:
+    return kernels() is not None
+
+
+@cache
+def width() -> int:
+    """Floats in one vector."""
+    return int(_library().jitney_width())
+
+
+def _library() -> ctypes.CDLL:
+    library = kernels()
+    assert library is not None, "callers ask available() first"
+    return library
+
+
+def _empty(*shape: int) -> torch.Tensor:
+    return torch.empty(shape) if _thread.recorder is None else _thread.recorder.empty(shape)
+
+
+def _run(kernel: str, pointers: tuple[int | None, ...], numbers: tuple[int, ...], floats: tuple[float, ...] = ()) -> None:
+    if _thread.recorder is not None:
+        _thread.recorder.call(kernel, pointers, numbers, floats)
+    getattr(_library(), f"jitney_{kernel}")(*pointers, *numbers, *floats, torch.get_num_threads())
+
+
+def pack(weight: torch.Tensor) -> torch.Tensor:
+    """[outs, ins] -> the kernel's order of the same numbers, outs filled up to whole panels."""
+    library = _library()
+    weight = weight.contiguous()
+    outs, ins = weight.shape
+    panel = library.jitney_panel()
+    packed = torch.empty(-(-outs // panel) * panel * ins)
+    library.jitney_pack(weight.data_ptr(), packed.data_ptr(), outs, ins, torch.get_num_threads())
+    return packed
+
+
+def linear(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outs: int) -> torch.Tensor:
+    """inputs [..., ins] -> [..., outs]. A row's result does not depend on how many rows there are."""
+    inputs = inputs.contiguous()
+    ins = inputs.shape[-1]
+    output = _empty(*inputs.shape[:-1], outs)
+    pointers = (inputs.data_ptr(), packed.data_ptr(), None if bias is None else bias.data_ptr(), output.data_ptr())
+    _run("linear", pointers, (inputs.numel() // ins, outs, ins))
+    return output
+
+
+def rms_norm(inputs: torch.Tensor, weight: torch.Tensor, epsilon: float, offset: float) -> torch.Tensor:
+    """inputs [..., dim] / their root mean square x (weight [dim] + offset). [1, tokens, heads, dim] may have any strides but the last."""
+    dim = inputs.shape[-1]
+    if inputs.dim() == 4 and inputs.shape[0] == 1 and inputs.stride(-1) == 1:
+        tokens, heads, token_stride, head_stride = inputs.shape[1], inputs.shape[2], inputs.stride(1), inputs.stride(2)
+    else:
+        inputs = inputs.contiguous()
+        tokens, heads, token_stride, head_stride = inputs.numel() // dim, 1, dim, dim
+    output = _empty(*inputs.shape)
+    pointers = (inputs.data_ptr(), weight.data_ptr(), output.data_ptr())
+    _run("rms_norm", pointers, (tokens, heads, token_stride, head_stride, dim), (epsilon, offset))
+    return output
+
+
+def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """gate and up side by side [..., 2 x dim], contiguous -> silu(gate) x up [..., dim]; dim is a multiple of width()."""
+    dim = gate_up.shape[-1] // 2
+    output = _empty(*gate_up.shape[:-1], dim)
+    _run("silu_mul", (gate_up.data_ptr(), output.data_ptr()), (output.numel() // dim, dim))
+    return output
+
+
+def rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """states [1, heads, tokens, dim], any strides but the last, turned by cos and sin [1, tokens, dim]; dim is even."""
+    states, cos, sin = _rows(states), cos.contiguous(), sin.contiguous()
+    _, heads, tokens, dim = states.shape
+    output = _empty(1, tokens, heads, dim)
+    pointers = (states.data_ptr(), cos.data_ptr(), sin.data_ptr(), output.data_ptr())
+    _run("rotary", pointers, (states.stride(2), states.stride(1), tokens, heads, dim))
+    return output.transpose(1, 2)
+
+
+def add(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Both contiguous and of the same shape."""
+    output = _empty(*one.shape)
+    _run("add", (one.data_ptr(), other.data_ptr(), output.data_ptr()), (one.numel(),))
+    return output
+
+
+def argmax(scores: torch.Tensor) -> list[int]:
+    """scores [rows, count], contiguous -> the place of each row's highest."""
+    places = torch.empty(len(scores), dtype=torch.long)
+    _library().jitney_argmax(scores.data_ptr(), places.data_ptr(), *scores.shape)
+    result: list[int] = places.tolist()
+    return result
+
+
+def serves(shape: LayerShape, heads: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the attention kernel computes such a layer."""
+    if device.type != "cpu" or dtype is not torch.float32 or not available() or heads % shape.kv_heads:
+        return False
+    return bool(_library().jitney_attention_supports(heads // shape.kv_heads, shape.key_dim, shape.value_dim))
+
+
+class BlockStep:
+    """The step that is running, as the attention kernel sees it: one object for all steps, so that its address stays."""
+
+    def __init__(self) -> None:
+        self._step = Step()
+        self._kept: tuple[torch.Tensor | None, ...] = ()
+        self.address = ctypes.addressof(self._step)
+
+    def begin(self, slots: torch.Tensor, index: torch.Tensor | None, tables: torch.Tensor | None, lengths: torch.Tensor | None) -> None:
+        """slots [tokens]; index [rows], None when every token is a decoding row; tables [rows, blocks] and lengths [rows].
+
+        The tensors are kept until the next step begins.
+        """
+        self._kept = (slots, index, tables, lengths)
+        step = self._step
+        step.slots, step.index, step.tables, step.lengths = (None if tensor is None else tensor.data_ptr() for tensor in self._kept)
+        step.tokens = len(slots)
+        step.rows, step.width = (0, 0) if tables is None else tables.shape
+
+
+class BlockAttention:
+    """One layer's cache as the attention kernel sees it. Holds the cache, whose memory the kernel writes."""
+
+    def __init__(self, cache: LayerCache, heads: int, scale: float, window: int | None) -> None:
+        self._cache = cache
+        self._heads = heads
+        _, block_size, kv_heads, key_dim = cache.keys.shape
+        self._value_dim = cache.values.shape[3]
+        memory = (cache.keys.data_ptr(), cache.values.data_ptr())
+        self._layer = Layer(*memory, heads, kv_heads, key_dim, self._value_dim, block_size, window or 0, scale)
+        self._address = ctypes.addressof(self._layer)
+
+    def store(self, step: BlockStep, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """keys and values [kv_heads, tokens, dim], any strides but the last, into the step's slots."""
+        keys, values = _rows(keys), _rows(values)
+        pointers = (self._address, step.address, keys.data_ptr(), values.data_ptr())
+        _run("store", pointers, (keys.stride(1), keys.stride(0), values.stride(1), values.stride(0)))
+
+    def attend(self, step: BlockStep, query: torch.Tensor) -> torch.Tensor:
+        """query [heads, tokens, dim], any strides but the last -> [tokens, heads, value_dim]; the step's decoding rows are written."""
+        query = _rows(query)
+        output = _empty(query.shape[1], self._heads, self._value_dim)
+        pointers = (self._address, step.address, query.data_ptr(), output.data_ptr())
+        _run("attend", pointers, (query.stride(1), query.stride(0)))
+        return output
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

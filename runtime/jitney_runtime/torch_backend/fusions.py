@@ -1,0 +1,199 @@
+"""Parts of a transformers model replaced by one call of the C kernels each: norms, gated MLPs, projections that read the same input.
+
+A part is recognised by what its module holds, and taken only when the replacement gives the same result on random input: a model whose
+class looks alike and computes something else keeps its own code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from jitney_runtime.torch_backend import cpu_kernels
+from jitney_runtime.torch_backend.linears import NativeLinear
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-5
+
+
+class RMSNorm(nn.Module):
+    """One pass instead of transformers' six operators. `offset` is 1 where the stored weight is the distance from 1 (Gemma)."""
+
+    def __init__(self, weight: torch.Tensor, epsilon: float, offset: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.epsilon, self.offset = epsilon, offset
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return cpu_kernels.rms_norm(hidden_states, self.weight, self.epsilon, self.offset)
+
+
+class GatedMLP(nn.Module):
+    """down(silu(gate(x)) x up(x)), gate and up as one product."""
+
+    def __init__(self, gate: nn.Linear, up: nn.Linear, down: nn.Module) -> None:
+        super().__init__()
+        self.gate_up = NativeLinear(_stacked(gate, up))
+        self.down = down
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.down(cpu_kernels.silu_mul(self.gate_up(hidden_states)))
+        return output
+
+
+class Shared:
+    """Linear layers that read the same input, as one product: the first one that is called computes for all. Engine thread only."""
+
+    def __init__(self, layers: list[nn.Linear]) -> None:
+        self._product = NativeLinear(_stacked(*layers))
+        self._sizes = [layer.out_features for layer in layers]
+        self._inputs: torch.Tensor | None = None
+        self._outputs: tuple[torch.Tensor, ...] = ()
+
+    def part(self, place: int, inputs: torch.Tensor) -> torch.Tensor:
+        """The output of layer `place`: a view into the common one."""
+        if self._inputs is not inputs:
+            self._inputs, self._outputs = inputs, self._product(inputs).split(self._sizes, dim=-1)
+        output = self._outputs[place]
+        if place == len(self._sizes) - 1:
+            self._inputs, self._outputs = None, ()
+        return output
+
+
+class SharedLinear(nn.Module):
+    """One of the layers of a Shared."""
+
+    def __init__(self, shared: Shared, place: int, source: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = source.in_features, source.out_features
+        self._shared, self._place = shared, place
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._shared.part(self._place, inputs)
+
+
+class Rotary:
+    """In the place of a modeling file's apply_rotary_pos_emb. Outside inference mode, which the engine alone enters, it is the original."""
+
+    def __init__(self, original: Callable[..., Any]) -> None:
+        self.original = original
+
+    def __call__(self, query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *more: Any, **named: Any) -> Any:
+        if more or named or not torch.is_inference_mode_enabled() or not _rotates(query, cos) or not _rotates(key, cos):
+            return self.original(query, key, cos, sin, *more, **named)
+        return cpu_kernels.rotary(query, cos, sin), cpu_kernels.rotary(key, cos, sin)
+
+
+def _rotates(states: torch.Tensor, cos: torch.Tensor) -> bool:
+    if states.dtype is not torch.float32 or cos.dtype is not torch.float32 or states.device.type != "cpu":
+        return False
+    return states.dim() == 4 and cos.shape == (1, states.shape[2], states.shape[3])
+
+
+def fuse(model: nn.Module) -> None:
+    """Replace what can be in place; needs cpu_kernels.available() and float32 weights, and linear layers not packed yet."""
+    found: Counter[str] = Counter()
+    _fuse_children(model, found)
+    found["rotary embeddings"] = sum(_rotary(file) for file in {type(module).__module__ for module in model.modules()})
+    logger.info("fused for the C kernels: %s", dict(found))
+
+
+def _fuse_children(parent: nn.Module, found: Counter[str]) -> None:
+    """Layer by layer, so that the weights of a replaced part are freed before the next is made."""
+    found["projections"] += _projections(parent)
+    for name, child in list(parent.named_children()):
+        if made := _norm(child) or _mlp(child):
+            setattr(parent, name, made)
+            found[type(made).__name__] += 1
+        else:
+            _fuse_children(child, found)
+
+
+def _norm(module: nn.Module) -> RMSNorm | None:
+    weight = getattr(module, "weight", None)
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not type(module).__name__.endswith("RMSNorm") or len(list(module.parameters())) != 1 or not isinstance(epsilon, float):
+        return None
+    if weight is None or weight.dim() != 1 or len(inspect.signature(module.forward).parameters) != 1:
+        return None
+    for offset in (0.0, 1.0):
+        made = RMSNorm(weight.detach(), epsilon, offset)
+        if _same(module, made, weight.shape[0]):
+            return made
+    return None
+
+
+def _mlp(module: nn.Module) -> GatedMLP | None:
+    layers = _linear_children(module, ("gate_proj", "up_proj", "down_proj"))
+    if layers is None or len(list(module.parameters())) != sum(len(list(layer.parameters())) for layer in layers):
+        return None
+    gate, up, down = layers
+    if gate.out_features % cpu_kernels.width() or gate.out_features != up.out_features or (gate.bias is None) != (up.bias is None):
+        return None
+    made = GatedMLP(gate, up, down)
+    return made if _same(module, made, gate.in_features) else None
+
+
+def _projections(parent: nn.Module) -> int:
+    layers = _linear_children(parent, ("q_proj", "k_proj", "v_proj"))
+    if layers is None or len({(layer.in_features, layer.bias is None) for layer in layers}) != 1:
+        return 0
+    shared = Shared(layers)
+    for place, (name, layer) in enumerate(zip(("q_proj", "k_proj", "v_proj"), layers, strict=True)):
+        setattr(parent, name, SharedLinear(shared, place, layer))
+    return 1
+
+
+def _rotary(file: str) -> int:
+    """Replace the function in a modeling file, where it computes what ours does."""
+    namespace = sys.modules[file]
+    original = getattr(namespace, "apply_rotary_pos_emb", None)
+    if original is None or isinstance(original, Rotary):
+        return int(original is not None)
+    dim = 16
+    query, key, cos, sin = (
+        torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) for shape in ((4, 3, dim), (2, 3, dim), (3, dim), (3, dim))
+    )
+    try:
+        wanted = original(query, key, cos, sin)
+    except Exception:
+        return 0
+    found = tuple(cpu_kernels.rotary(states, cos, sin) for states in (query, key))
+    if not all(torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE) for one, other in zip(wanted, found, strict=True)):
+        return 0
+    setattr(namespace, "apply_rotary_pos_emb", Rotary(original))  # noqa: B010
+    return 1
+
+
+def _linear_children(module: nn.Module, names: tuple[str, ...]) -> list[nn.Linear] | None:
+    children = [getattr(module, name, None) for name in names]
+    return [child for child in children if type(child) is nn.Linear] if all(type(child) is nn.Linear for child in children) else None
+
+
+def _stacked(*layers: nn.Linear) -> nn.Linear:
+    """One layer with the outputs of all."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=layers[0].bias is not None, device="meta")
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    if layers[0].bias is not None:
+        made.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=False)
+    return made
+
+
+def _same(module: nn.Module, made: nn.Module, dim: int) -> bool:
+    inputs = torch.randn(1, 3, dim, generator=torch.Generator().manual_seed(0))
+    try:
+        wanted = module(inputs)
+    except Exception:
+        return False
+    return isinstance(wanted, torch.Tensor) and torch.allclose(
+        wanted, made(inputs), rtol=_TOLERANCE, atol=_TOLERANCE * float(wanted.abs().max())
+    )

@@ -1,0 +1,159 @@
+"""The C kernels against torch in float64, each build of them that this CPU can run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+
+from jitney_runtime.kernels import library
+from jitney_runtime.torch_backend import cpu_kernels
+from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
+
+BUILDS = [name for name, needed in library._BUILDS if needed <= library._cpu_flags()]
+
+
+@pytest.fixture(params=BUILDS, autouse=True)
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each instruction set in turn, though the runtime would take the widest."""
+    caches = (library.kernels, cpu_kernels.width)
+    monkeypatch.setattr(library, "_build", lambda: request.param)
+    for cached in caches:
+        cached.cache_clear()
+    yield request.param
+    for cached in caches:
+        cached.cache_clear()
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    return torch.allclose(found.double(), wanted.double(), rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+
+
+def test_there_is_a_build_for_this_machine():
+    """Every x86-64 server since 2013 has one; where this fails, the rest of this file would prove nothing."""
+    assert BUILDS
+    assert cpu_kernels.available()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "outs", "ins"), [(1, 576, 576), (2, 48, 1), (7, 49, 7), (16, 577, 191), (37, 960, 1536), (300, 1, 193)])
+def test_linear(rows: int, outs: int, ins: int, bias: bool):
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(rows, ins), torch.randn(outs, ins)
+    shift = torch.randn(outs) if bias else None
+    wanted = inputs.double() @ weight.double().T + (shift.double() if shift is not None else 0)
+    assert close(cpu_kernels.linear(inputs, cpu_kernels.pack(weight), shift, outs), wanted)
+
+
+def test_a_row_of_linear_is_bitwise_the_same_in_any_company():
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(140, 700), torch.randn(100, 700)
+    packed = cpu_kernels.pack(weight)
+    alone = torch.cat([cpu_kernels.linear(row[None], packed, None, 100) for row in inputs])
+    for rows in (2, 3, 4, 5, 8, 9, 16, 31, 129, 140):
+        assert torch.equal(cpu_kernels.linear(inputs[:rows], packed, None, 100), alone[:rows])
+
+
+def test_linear_takes_any_layout_and_any_threads(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(1, 40, 5), torch.randn(60, 40)
+    packed = cpu_kernels.pack(weight)
+    wanted = (inputs.transpose(1, 2) @ weight.T).double()
+    for threads in (1, 2, 3, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert close(cpu_kernels.linear(inputs.transpose(1, 2), packed, None, 60), wanted)
+
+
+@pytest.mark.parametrize(("offset", "dim"), list(itertools.product((0.0, 1.0), (16, 24, 576))))
+def test_rms_norm(offset: float, dim: int):
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(1, 50, dim) * 3, torch.randn(dim)
+    wanted = rms_norm(inputs.double(), (dim,), weight.double() + offset, 1e-6)
+    assert close(cpu_kernels.rms_norm(inputs, weight, 1e-6, offset), wanted)
+
+
+def test_rms_norm_of_heads_that_lie_apart():
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(1, 5, 7 * 24)[..., 24:].view(1, 5, 6, 24), torch.randn(24)
+    wanted = rms_norm(inputs.double(), (24,), weight.double(), 1e-6)
+    assert close(cpu_kernels.rms_norm(inputs, weight, 1e-6, 0.0), wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_silu_mul_at_every_size_of_gate(rows: int):
+    torch.manual_seed(0)
+    gate_up = torch.randn(rows, 96) * 5
+    gate_up[0, :6] = torch.tensor([0.0, -0.0, 1000.0, -1000.0, 87.5, -87.5])
+    gate, up = gate_up.double().chunk(2, dim=-1)
+    assert close(cpu_kernels.silu_mul(gate_up), silu(gate) * up, 2e-6)
+
+
+@pytest.mark.parametrize(("tokens", "dim"), [(1, 16), (3, 24), (40, 64)])
+def test_rotary(tokens: int, dim: int):
+    torch.manual_seed(0)
+    states = torch.randn(1, tokens, 5, dim).transpose(1, 2)
+    angles = torch.randn(1, tokens, dim)
+    cos, sin = angles.cos(), angles.sin()
+    turned = torch.cat([-states[..., dim // 2 :], states[..., : dim // 2]], dim=-1)
+    assert close(cpu_kernels.rotary(states, cos, sin), states * cos[:, None] + turned * sin[:, None])
+
+
+def test_argmax_takes_the_first_of_equals_and_survives_nan():
+    scores = torch.zeros(5, 37)
+    scores[0, 36] = 1
+    scores[1, [5, 20]] = 2
+    scores[2] = float("-inf")
+    scores[3] = float("nan")
+    scores[4, 3], scores[4, 8] = float("nan"), 1
+    assert cpu_kernels.argmax(scores) == [36, 5, 0, 0, 8]
+
+
+def test_add():
+    one, other = torch.randn(3, 17), torch.randn(3, 17)
+    assert torch.equal(cpu_kernels.add(one, other), one + other)
+
+
+@pytest.mark.parametrize("window", [None, 5, 70])
+@pytest.mark.parametrize(("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (2, 2, 16, 32), (16, 1, 128, 256)])
+def test_attention_over_scattered_blocks(heads: int, kv_heads: int, key_dim: int, value_dim: int, window: int | None):
+    """Rows of every length, their blocks in any order; all other places hold NaN."""
+    torch.manual_seed(0)
+    lengths, size = [1, 2, 15, 16, 17, 63, 64, 65, 200], 8
+    owned = [-(-length // size) for length in lengths]
+    blocks = torch.randperm(sum(owned)).tolist()
+    shape = LayerShape(kv_heads, key_dim, value_dim)
+    assert cpu_kernels.serves(shape, heads, torch.float32, torch.device("cpu"))
+    cache = LayerCache(shape, sum(owned), size, torch.float32, torch.device("cpu"))
+    cache.keys.fill_(float("nan"))
+    cache.values.fill_(float("nan"))
+    width = max(owned)
+    tables, slots, keys, values, queries, wanted = [], [], [], [], [], []
+    for length, count in zip(lengths, owned, strict=True):
+        mine, blocks = blocks[:count], blocks[count:]
+        key, value, query = torch.randn(length, kv_heads, key_dim), torch.randn(length, kv_heads, value_dim), torch.randn(heads, key_dim)
+        places = [mine[at // size] * size + at % size for at in range(length)]
+        cache.keys.flatten(0, 1)[places[:-1]] = key[:-1]
+        cache.values.flatten(0, 1)[places[:-1]] = value[:-1]
+        seen = slice(max(0, length - window) if window else 0, length)
+        args = (part.double().transpose(0, 1)[None] for part in (query[None], key[seen], value[seen]))
+        wanted.append(scaled_dot_product_attention(*args, scale=0.3, enable_gqa=True)[0, :, 0])
+        tables.append(mine + mine[:1] * (width - count))
+        slots.append(places[-1])
+        keys.append(key[-1])
+        values.append(value[-1])
+        queries.append(query)
+    attention, step = cpu_kernels.BlockAttention(cache, heads, 0.3, window), cpu_kernels.BlockStep()
+    step.begin(torch.tensor(slots), None, torch.tensor(tables), torch.tensor(lengths))
+    attention.store(step, torch.stack(keys).transpose(0, 1), torch.stack(values).transpose(0, 1))
+    found = attention.attend(step, torch.stack(queries).transpose(0, 1))
+    assert close(found, torch.stack(wanted))
+
+
+def test_attention_takes_only_what_it_can_compute():
+    cpu = torch.device("cpu")
+    assert not cpu_kernels.serves(LayerShape(2, 20, 20), 4, torch.float32, cpu)
+    assert not cpu_kernels.serves(LayerShape(1, 64, 64), 17, torch.float32, cpu)
+    assert not cpu_kernels.serves(LayerShape(2, 64, 64), 4, torch.bfloat16, cpu)

@@ -47,6 +47,9 @@ class Store(Protocol):
         ...
 
 
+COMPILED = (".pyc", ".so")
+
+
 @dataclass(frozen=True)
 class Image:
     """One of our images: its name and the paths in the repository that it is made of."""
@@ -79,11 +82,14 @@ class Image:
     def _files(self) -> Iterator[Path]:
         for source in (self.containerfile, "pyproject.toml", "uv.lock", *self.sources):
             path = REPOSITORY / source
-            yield from [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc")
+            # What is compiled here does not go into an image.
+            yield from (
+                [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file() and file.suffix not in COMPILED)
+            )
 
 
 OPERATOR = Image("jitney-operator", "operator/Containerfile", ("operator/jitney_operator",))
-RUNTIME = Image("jitney-runtime", "runtime/Containerfile", ("runtime/jitney_runtime",))
+RUNTIME = Image("jitney-runtime", "runtime/Containerfile", ("runtime/build_kernels.py", "runtime/jitney_runtime"))
 OURS = (OPERATOR, RUNTIME)
 
 

@@ -15,6 +15,7 @@ from jitney_operator.errors import ClusterError, SettingsError
 from jitney_operator.handlers import Watches
 from jitney_operator.health import Health
 from jitney_operator.lease import Lease
+from jitney_operator.load import Load
 from jitney_operator.metrics import Metrics
 from jitney_operator.pruning import Pruning
 from jitney_operator.reconcile import SETTLE, Reconciler
@@ -69,8 +70,9 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     warmup = Warmup(store, cluster, settings.watch_namespaces)
     pruning = Pruning(store, queue, cluster, settings.watch_namespaces)
     scrape = Scrape(store, queue, lambda: lease.mine)
+    load = Load(store, queue, lambda: lease.mine)
     writer = Writer(cluster, lease, metrics)
-    reconciler = Reconciler(store, queue, writer, lease, scrape, settings, settings.catalogue, metrics, warmup.done)
+    reconciler = Reconciler(store, queue, writer, lease, scrape, load, settings, settings.catalogue, metrics, warmup.done)
     watches = Watches(
         settings.watch_namespaces,
         cluster.is_defined,
@@ -82,7 +84,7 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     health = Health(settings.http_port, lambda: watches.ready, lambda: lease.mine, metrics)
     await health.start()
     watches.start()
-    jobs = [lease.run(), warmup.run(), pruning.run(), scrape.run(), *(reconciler.work() for _ in range(WORKERS))]
+    jobs = [lease.run(), warmup.run(), pruning.run(), scrape.run(), load.run(), *(reconciler.work() for _ in range(WORKERS))]
     tasks = [asyncio.create_task(job) for job in jobs]
     stopping: asyncio.Task[None] = asyncio.create_task(_until(stop))
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)

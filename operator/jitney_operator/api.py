@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 Json = dict[str, Any]
@@ -20,6 +20,8 @@ APPLIED = f"{GROUP}/applied"
 TEMPLATE = f"{GROUP}/template"
 MANAGER = "jitney-operator"
 STATUS_MANAGER = "jitney-operator-status"
+# Who writes the scale subresource for a HorizontalPodAutoscaler.
+HPA_MANAGER = "kube-controller-manager"
 CONTAINER = "runtime"
 PORT = 8000
 
@@ -36,6 +38,25 @@ class Key:
 
     def __lt__(self, other: Key) -> bool:
         return str(self) < str(other)
+
+
+@dataclass(frozen=True)
+class Autoscaling:
+    """Bounds of the replicas, requests that one replica shall have at most, and seconds for which less load must last."""
+
+    least: int
+    most: int
+    target: int
+    delay: int
+
+    @classmethod
+    def parse(cls, spec: Mapping[str, Any], max_num_seqs: int) -> Self:
+        """Without a target a replica is full when its batch is."""
+        target, delay = spec.get("targetRequestsPerReplica", max_num_seqs), spec.get("scaleDownDelaySeconds", 300)
+        return cls(spec.get("minReplicas", 1), spec["maxReplicas"], target, delay)
+
+    def clamp(self, replicas: int) -> int:
+        return max(self.least, min(self.most, replicas))
 
 
 @dataclass(frozen=True)
@@ -64,7 +85,7 @@ class Spec:
     api_key: Json | None = None
     startup_timeout: int | None = None
     rollout: Json = field(default_factory=dict)
-    autoscaling: Json | None = None
+    autoscaling: Autoscaling | None = None
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any], name: str) -> Self:
@@ -92,7 +113,7 @@ class Spec:
             api_key=spec.get("apiKeySecretRef"),
             startup_timeout=spec.get("startupTimeoutSeconds"),
             rollout=spec.get("rollout", {}),
-            autoscaling=spec.get("autoscaling"),
+            autoscaling=Autoscaling.parse(spec["autoscaling"], spec.get("maxNumSeqs", 16)) if "autoscaling" in spec else None,
         )
 
     @property
@@ -116,6 +137,8 @@ class ModelDeployment:
     deleting: bool
     spec: Spec
     status: Json
+    # A HorizontalPodAutoscaler (KEDA makes one too) wrote spec.replicas last.
+    scaled_by_hpa: bool = False
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
@@ -128,11 +151,20 @@ class ModelDeployment:
             deleting="deletionTimestamp" in metadata,
             spec=Spec.parse(body["spec"], metadata["name"]),
             status=body.get("status", {}),
+            scaled_by_hpa=_scaled_by_hpa(metadata),
         )
 
     @property
     def name(self) -> str:
         return self.key.name
+
+    @property
+    def scales_itself(self) -> bool:
+        """Its load decides about the replicas, and no HorizontalPodAutoscaler does."""
+        return self.spec.autoscaling is not None and not self.spec.suspend and not self.scaled_by_hpa
+
+    def with_replicas(self, replicas: int) -> Self:
+        return replace(self, spec=replace(self.spec, replicas=replicas))
 
     @property
     def claim_name(self) -> str:
@@ -154,3 +186,11 @@ class ModelDeployment:
         """The reference that makes deletion the garbage collector's."""
         reference = {"apiVersion": API_VERSION, "kind": KIND, "name": self.name, "uid": self.uid}
         return {**reference, "controller": True, "blockOwnerDeletion": True}
+
+
+def _scaled_by_hpa(metadata: Mapping[str, Any]) -> bool:
+    """Whoever set a field last owns it: the HPA controller writes through the scale subresource, as the kube-controller-manager."""
+    return any(
+        entry.get("manager") == HPA_MANAGER and entry.get("subresource") == "scale" and "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+        for entry in metadata.get("managedFields", ())
+    )

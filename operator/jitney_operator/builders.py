@@ -156,14 +156,14 @@ def probes(startup: int) -> Json:
 
 def mounts(resolved: Resolved) -> list[Json]:
     found: list[Json] = [{"name": name, "mountPath": path} for name, path in (("cache", "/cache"), ("tmp", "/tmp"), ("shm", "/dev/shm"))]
-    return found + ([{"name": "model", "mountPath": MOUNT, "readOnly": True}] if resolved.claim else [])
+    return found + ([{"name": "model", "mountPath": MOUNT, "readOnly": True}] if resolved.source else [])
 
 
 def volumes(mdep: ModelDeployment, resolved: Resolved) -> list[Json]:
     shm = {"name": "shm", "emptyDir": {"medium": "Memory"}}
     found: list[Json] = [{"name": "cache", **cache(mdep)}, {"name": "tmp", "emptyDir": {}}, shm]
-    if resolved.claim:
-        found.append({"name": "model", "persistentVolumeClaim": {"claimName": resolved.claim, "readOnly": True}})
+    if resolved.source:
+        found.append({"name": "model", **resolved.source})
     return found
 
 

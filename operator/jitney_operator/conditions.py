@@ -158,6 +158,9 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
         "reason": verdict.reason,
         "conditions": [_entry(condition, mdep.generation, before.get(condition.type), now) for condition in conditions],
     }
+    if mdep.spec.autoscaling and not mdep.spec.suspend:
+        decider = "Load" if mdep.scales_itself else "HorizontalPodAutoscaler"
+        result["autoscaling"] = {"replicas": facts.wanted, "decidedBy": decider}
     kept: Json = {"resolved": resolved or mdep.status.get("resolved"), "lastFailure": _last_failure(facts, now)}
     # A pod that fails again and again says each time how it starts: as long as it does, only the failure counts.
     if facts.progress and not facts.complete and not facts.failure:

@@ -128,6 +128,11 @@ def _waiting(pod: Pod) -> Failure | None:
         return Failure(
             "ImagePullError", f"The image {image} cannot be pulled; check its name, registry and spec.imagePullSecrets.", pod.name
         )
+    if reason == "CreateContainerError" and any("image" in volume for volume in pod.body.get("spec", {}).get("volumes", ())):
+        # Older containerds do not understand the mount and stumble over its empty path.
+        return Failure(
+            "FeatureUnavailable", f"The node cannot mount an image, which oci:// models need (containerd 2.1): {message}", pod.name
+        )
     if reason == "CreateContainerConfigError":
         if "secret" in message.lower():
             return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)

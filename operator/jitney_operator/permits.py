@@ -19,8 +19,11 @@ def check(spec: Spec, allow: Allow) -> None:
 
 
 def _image(spec: Spec, allow: Allow) -> None:
-    if spec.image and not _matches(spec.image, allow.images):
-        raise Rejected("NotAllowed", f"The administrator does not allow the image {spec.image}; allowed are {_named(allow.images)}.")
+    """The runtime's own, and one that holds a model."""
+    model = spec.model.removeprefix("oci://") if spec.model.startswith("oci://") else None
+    for image in (spec.image, model):
+        if image and not _matches(image, allow.images):
+            raise Rejected("NotAllowed", f"The administrator does not allow the image {image}; allowed are {_named(allow.images)}.")
 
 
 def _env(spec: Spec, allow: Allow) -> None:

@@ -53,6 +53,11 @@ REASONS: dict[str, Reason] = {
         "This version cannot do what the spec or the model asks for.",
         "Leave the field out, or choose another model.",
     ),
+    "FeatureUnavailable": Reason(
+        ("Accepted", "ModelLoaded"),
+        "This cluster or installation lacks what the spec needs; the message says what.",
+        "Install it, or leave the field out.",
+    ),
     "ChildRefused": Reason(
         ("Accepted",),
         "The API server refuses a child that this spec leads to; the message is the server's.",
@@ -120,7 +125,8 @@ REASONS: dict[str, Reason] = {
 
 # Retrying cannot help against these; somebody has to act.
 STALLING = {
-    "ModelNotFound", "SizeNotFound", "DoesNotFit", "ProfileNotFound", "NotAllowed", "NameConflict", "NotSupportedYet", "Unauthorized",
+    "ModelNotFound", "SizeNotFound", "DoesNotFit", "ProfileNotFound", "NotAllowed", "NameConflict", "NotSupportedYet", "FeatureUnavailable",
+    "Unauthorized",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from jitney_operator.api import Json, Key, ModelDeployment
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.errors import ClusterError, NotLeading, Rejected
 from jitney_operator.lease import Lease
+from jitney_operator.load import Load
 from jitney_operator.metrics import Metrics
 from jitney_operator.plan import Plan
 from jitney_operator.scrape import Scrape
@@ -37,6 +38,7 @@ class Reconciler:
         writer: Writer,
         lease: Lease,
         scrape: Scrape,
+        load: Load,
         settings: Settings,
         catalogue: Catalogue,
         metrics: Metrics,
@@ -47,6 +49,7 @@ class Reconciler:
         self._writer = writer
         self._lease = lease
         self._scrape = scrape
+        self._load = load
         self._settings = settings
         self._catalogue = catalogue
         self._metrics = metrics
@@ -95,7 +98,10 @@ class Reconciler:
             self._queue.forget(key)
 
     def _plan(self, mdep: ModelDeployment) -> Plan:
-        return plan.make(mdep, self._store.observed(mdep), self._settings, self._catalogue, self._scrape.progress(mdep.key))
+        observed = self._store.observed(mdep)
+        replicas = self._load.replicas(mdep, observed)
+        scaled = mdep if replicas is None else mdep.with_replicas(replicas)
+        return plan.make(scaled, observed, self._settings, self._catalogue, self._scrape.progress(mdep.key))
 
     async def _apply(self, mdep: ModelDeployment, wish: Plan) -> tuple[Plan, bool]:
         """What holds afterwards, and whether the cluster refused a part of it."""

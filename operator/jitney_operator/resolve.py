@@ -17,10 +17,10 @@ MOUNT = "/mnt/model"
 
 @dataclass(frozen=True)
 class Resolved:
-    """`model` is None where the shape is unknown: then nothing was estimated."""
+    """`model` is None where the shape is unknown: then nothing was estimated. `source` is the volume that holds the model, if one does."""
 
     reference: str
-    claim: str | None
+    source: Json | None
     image: str
     profile: Profile
     model: Model | None
@@ -55,7 +55,7 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
     spec, kept = mdep.spec, _kept(mdep)
     refuse_unsupported(spec)
     permits.check(spec, settings.allow)
-    model, reference, claim = find_model(spec, catalogue)
+    model, reference, source = find_model(spec, catalogue)
     request = Request(model, spec.max_num_seqs, spec.max_model_len or kept.get("maxModelLen")) if model else None
     kept_profile = settings.profiles.get(kept.get("profile", ""))
     if kept_profile:
@@ -67,7 +67,7 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
         explanation = explain(profile, tried[: tried.index(profile)], request, estimate)
     image = spec.image or kept.get("image") or profile.image or settings.runtime_image
     window = estimate.max_model_len if estimate else spec.max_model_len
-    return Resolved(reference, claim, image, profile, model, estimate, window, explanation)
+    return Resolved(reference, source, image, profile, model, estimate, window, explanation)
 
 
 def explain(profile: Profile, passed_over: tuple[Profile, ...], request: Request | None, estimate: Estimate | None) -> str:
@@ -84,13 +84,16 @@ def explain(profile: Profile, passed_over: tuple[Profile, ...], request: Request
 def refuse_unsupported(spec: Spec) -> None:
     """What the schema promises and this version does not do yet is refused aloud, not ignored."""
     missing = {
-        "spec.autoscaling": spec.autoscaling is not None,
         f"quantization {spec.quantization}": spec.quantization != "none",
-        "a model from oci://": spec.model.startswith("oci://"),
     }
     for what, asked in missing.items():
         if asked:
             raise Rejected("NotSupportedYet", f"This version does not support {what} yet; remove it from the spec.")
+    if spec.autoscaling and spec.autoscaling.least == 0:
+        raise Rejected(
+            "FeatureUnavailable",
+            "autoscaling.minReplicas 0 needs something that wakes the model when a request comes, and there is none: set it to 1 or more.",
+        )
 
 
 def place(spec: Spec, profiles: tuple[Profile, ...], request: Request | None, settings: Settings) -> tuple[Profile, Estimate | None]:
@@ -133,11 +136,13 @@ def _named_profile(spec: Spec, settings: Settings, names: str) -> Profile:
     return found
 
 
-def find_model(spec: Spec, catalogue: Catalogue) -> tuple[Model | None, str, str | None]:
-    """Its shape when known, the reference for the runtime, and the claim to mount."""
+def find_model(spec: Spec, catalogue: Catalogue) -> tuple[Model | None, str, Json | None]:
+    """Its shape when known, the reference for the runtime, and the volume to mount."""
     if spec.model.startswith("pvc://"):
         claim, _, path = spec.model.removeprefix("pvc://").partition("/")
-        return None, f"{MOUNT}/{path}".rstrip("/"), claim
+        return None, f"{MOUNT}/{path}".rstrip("/"), {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+    if spec.model.startswith("oci://"):
+        return None, MOUNT, {"image": {"reference": spec.model.removeprefix("oci://"), "pullPolicy": "IfNotPresent"}}
     if spec.model.startswith("file://"):
         return None, spec.model.removeprefix("file://"), None
     repository = spec.model.removeprefix("hf://")

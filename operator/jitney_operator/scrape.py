@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
-from jitney_operator.api import PORT, Key
+from jitney_operator.api import Key
+from jitney_operator.asking import ask, session
 from jitney_operator.conditions import LOADING, Progress
 from jitney_operator.observed import Pod
 from jitney_operator.store import Store
 from jitney_operator.workqueue import WorkQueue
 
-logger = logging.getLogger(__name__)
-
 PERIOD = 1.0
-# Whether a pod answers is no secret to wait for: the next round asks again.
-TIMEOUT = 1.0
-AT_ONCE = 32
+_MOST = 4096
 
 
 @dataclass(frozen=True)
@@ -36,8 +32,8 @@ class Heard:
 class Scrape:
     """Main loop only. `progress` is what the newest round heard; a change queues the resource."""
 
-    def __init__(self, store: Store, queue: WorkQueue, leading: Callable[[], bool], port: int = PORT) -> None:
-        self._store, self._queue, self._leading, self._port = store, queue, leading, port
+    def __init__(self, store: Store, queue: WorkQueue, leading: Callable[[], bool]) -> None:
+        self._store, self._queue, self._leading = store, queue, leading
         self._heard: dict[Key, Heard] = {}
 
     def progress(self, key: Key) -> Progress | None:
@@ -46,16 +42,15 @@ class Scrape:
 
     async def run(self) -> None:
         """For ever."""
-        connector = aiohttp.TCPConnector(limit=AT_ONCE)
-        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT)) as session:
+        async with session() as client:
             while True:
                 if self._leading():
-                    await self._round(session)
+                    await self._round(client)
                 await asyncio.sleep(PERIOD)
 
-    async def _round(self, session: aiohttp.ClientSession) -> None:
+    async def _round(self, client: aiohttp.ClientSession) -> None:
         loading = self._store.loading()
-        answers = await asyncio.gather(*(self._ask(session, pod) for pod in loading.values()))
+        answers = await asyncio.gather(*(_progress_of(client, pod) for pod in loading.values()))
         heard = {
             key: found for (key, pod), answer in zip(loading.items(), answers, strict=True) if (found := self._newest(key, pod, answer))
         }
@@ -71,16 +66,13 @@ class Scrape:
         before = self._heard.get(key)
         return before if before and before.process == pod.process else None
 
-    async def _ask(self, session: aiohttp.ClientSession, pod: Pod) -> Progress | None:
-        host = f"[{pod.address}]" if pod.address and ":" in pod.address else pod.address
-        try:
-            async with session.get(f"http://{host}:{self._port}/readyz") as response:
-                return _read(json.loads(await response.content.read(4096)))
-        except Exception as error:
-            # Its server is not up yet, no route leads there from where this runs, or the image is somebody's own and answers whatever it
-            # likes: one pod must not end the asking of all.
-            logger.debug("%s does not answer: %s", pod.name, error)
-            return None
+
+async def _progress_of(client: aiohttp.ClientSession, pod: Pod) -> Progress | None:
+    body = await ask(client, pod, "/readyz", _MOST)
+    try:
+        return None if body is None else _read(json.loads(body))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _read(body: Any) -> Progress | None:

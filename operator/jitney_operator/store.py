@@ -72,6 +72,9 @@ class Store:
         body = self.find(KIND, key, key.name)
         return ModelDeployment.parse(body) if body else None
 
+    def model_deployments(self) -> list[ModelDeployment]:
+        return [ModelDeployment.parse(body) for names in self._objects.get(KIND, {}).values() for body in names.values()]
+
     def loading(self) -> dict[Key, Pod]:
         """Of each resource the first pod whose runtime is up and not ready yet."""
         found = {}
@@ -112,6 +115,9 @@ def _version(body: Json) -> int:
 
 
 def _pruned(body: Json) -> Json:
-    """Managed fields are most of an object's size and answer no question here."""
+    """Managed fields are most of an object's size; the one question that they answer here is who scaled a ModelDeployment."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    scaled = [entry for entry in body["metadata"].get("managedFields", ()) if entry.get("subresource") == "scale"]
+    if body["kind"] == KIND and scaled:
+        metadata["managedFields"] = scaled
     return {**body, "metadata": metadata}

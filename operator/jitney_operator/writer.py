@@ -23,15 +23,28 @@ class Writer:
         self._cluster, self._lease, self._metrics = cluster, lease, metrics
 
     async def apply(self, child: Json, owner: ModelDeployment, live: Json | None) -> Json:
-        """Make the child so; Rejected with NameConflict when the name is somebody else's."""
+        """Make the child so; Rejected: NameConflict when the name is somebody else's, FeatureUnavailable when the server is too old."""
         path = _path(child)
         live = live or await self._cluster.get(path)
+        if _image_volumes(child):
+            await self._refuse_what_would_be_dropped(path, child)
         if live is None:
             return await self._patch(path, child, MANAGER, child["kind"], force=False)
         _refuse_foreign(live, child, owner)
         # uid and resourceVersion: a writer that read something older gets 409 instead of undoing newer work.
         guard = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
         return await self._patch(path, {**child, "metadata": child["metadata"] | guard}, MANAGER, child["kind"], force=True)
+
+    async def _refuse_what_would_be_dropped(self, path: str, child: Json) -> None:
+        """A server without image volumes takes the Deployment and makes an empty folder of the volume: asked first, without writing."""
+        query = urlencode({"fieldManager": MANAGER, "force": "true", "dryRun": "All"})
+        answer = await self._cluster.request("PATCH", f"{path}?{query}", child, content=_APPLY)
+        if _image_volumes(answer) != _image_volumes(child):
+            raise Rejected(
+                "FeatureUnavailable",
+                "This cluster has no image volumes, which oci:// models need (Kubernetes 1.35, or its gate ImageVolume): put the model on "
+                "a claim and use pvc://, or take it from the hub.",
+            )
 
     async def report(self, mdep: ModelDeployment, status: Json) -> Json:
         """Write the status, all of it; what is not in it any more is removed."""
@@ -58,6 +71,11 @@ class Writer:
         """Asked right before each request: a process that was stopped for a while wakes up in the middle of a reconcile."""
         if not self._lease.mine:
             raise NotLeading
+
+
+def _image_volumes(child: Json) -> list[str]:
+    volumes = child["spec"].get("template", {}).get("spec", {}).get("volumes", []) if child["kind"] == "Deployment" else []
+    return [volume["name"] for volume in volumes if "image" in volume]
 
 
 def _path(child: Json) -> str:

@@ -217,3 +217,13 @@ def test_gpus_only_where_the_profile_has_them(namespace: Namespace, operator: Op
     assert spec["tolerations"] == [*CONFIGURATION["profiles"]["nvidia-gpu"]["tolerations"], *TOLERATIONS]
     assert spec["nodeSelector"] == {"gpu": "yes", "disk": "fast"}
     assert strategy(namespace) == rolling(0, 1), "a GPU is seldom spare"
+
+
+def test_a_server_without_image_volumes_is_said(namespace: Namespace, plane: ControlPlane, tmp_path: Path):
+    """The tests' API server is older than image volumes are on by default."""
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(model="oci://registry.example/models/x:1")
+        operator.until(lambda: namespace.reason() == "FeatureUnavailable")
+        assert namespace.condition("Stalled")["status"] == "True"
+        assert not namespace.kubectl("get", "deployments", "-o", "name"), "an empty folder in the model's place would be a lie"
+        assert "image volumes" in namespace.condition("Accepted")["message"]

@@ -63,6 +63,14 @@ def test_a_new_resource_gets_a_service_and_a_deployment():
     assert wish.status(NOW)["ready"] == "0/1"
 
 
+def test_a_model_in_an_image_is_mounted_where_the_runtime_reads_it():
+    pod = make(resource(model="oci://registry.example/models/x:1")).changes[1]["spec"]["template"]["spec"]
+    assert {"name": "model", "image": {"reference": "registry.example/models/x:1", "pullPolicy": "IfNotPresent"}} in pod["volumes"]
+    container = pod["containers"][0]
+    assert container["args"][:2] == ["--model", "/mnt/model"]
+    assert {"name": "model", "mountPath": "/mnt/model", "readOnly": True} in container["volumeMounts"]
+
+
 def test_everything_ready_and_nothing_to_do():
     mdep = resource(**SMALL)
     wish = make(mdep, running(mdep, Ready="True"))
@@ -101,7 +109,7 @@ def test_suspended_is_ready_and_not_available():
         (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
         (SMALL | {"quantization": "int8"}, "NotSupportedYet", "int8"),
         (SMALL | {"quantization": "int4"}, "NotSupportedYet", "int4"),
-        (SMALL | {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}, "NotSupportedYet", "autoscaling"),
+        (SMALL | {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}, "FeatureUnavailable", "minReplicas 0 needs something that wakes"),
         (SMALL | {"image": "elsewhere/x:1"}, "NotAllowed", "allowed are registry.example/*"),
         (SMALL | {"env": [{"name": "LD_PRELOAD", "value": "x"}]}, "NotAllowed", "LD_PRELOAD"),
         (SMALL | {"cache": {"type": "HostPath", "path": "/etc"}}, "NotAllowed", "allowed are /mnt/models"),
@@ -110,7 +118,7 @@ def test_suspended_is_ready_and_not_available():
         (SMALL | {"args": ["--trust-remote-code"]}, "NotAllowed", "take trust-remote-code out"),
         (SMALL | {"args": ["--trust-remote-code=true"]}, "NotAllowed", "take trust-remote-code out"),
         (SMALL | {"env": [{"name": "JITNEY_trust_REMOTE_CODE", "value": "1"}]}, "NotAllowed", "take trust-remote-code out"),
-        ({"model": "oci://registry/x"}, "NotSupportedYet", "oci"),
+        ({"model": "oci://elsewhere/models/x:1"}, "NotAllowed", "allowed are registry.example/*"),
     ],
 )
 def test_what_is_not_accepted(spec: dict[str, Any], reason: str, said: str):

@@ -1,0 +1,130 @@
+"""Autoscaling against a real API server: the load is said by HTTP servers that answer as runtimes do."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from support import children
+from support.namespaces import Namespace
+from support.operator import Operator
+
+SMALL = {"model": "smollm2-instruct", "size": "0.135"}
+BOUNDS = {"minReplicas": 1, "maxReplicas": 3, "targetRequestsPerReplica": 4, "scaleDownDelaySeconds": 5}
+
+
+@pytest.fixture
+def operator(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Iterator[Operator]:
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        yield operator
+
+
+class Busy(BaseHTTPRequestHandler):
+    requests = 0
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        text = f'jitney_requests_running{{model_name="m"}} {self.requests}\njitney_requests_waiting{{model_name="m"}} 0\n'.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def busy_runtime(address: str) -> Iterator[type[Busy]]:
+    handler = type("Handler", (Busy,), {})
+    server = ThreadingHTTPServer((address, 8000), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield handler
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def ready_pod(namespace: Namespace, address: str) -> None:
+    children.make_pod(namespace)
+    ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
+    children.set_container(namespace, {"running": {}}, podIP=address, podIPs=[{"ip": address}], conditions=ready)
+
+
+def replicas(namespace: Namespace) -> int:
+    return int(children.deployment(namespace)["spec"]["replicas"])
+
+
+def test_the_replicas_follow_the_load_and_wait_before_they_fall(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, autoscaling=BOUNDS)
+    operator.until(lambda: children.settled(namespace))
+    assert replicas(namespace) == 1
+    with busy_runtime("127.0.53.21") as runtime:
+        ready_pod(namespace, "127.0.53.21")
+        runtime.requests = 9
+        operator.until(lambda: replicas(namespace) == 3)
+        said = operator.until(lambda: namespace.get()["status"].get("autoscaling"))
+        assert said == {"replicas": 3, "decidedBy": "Load"}
+        assert namespace.get()["status"]["ready"] == "0/3"
+        assert namespace.get()["spec"].get("replicas", 1) == 1, "the spec is the person's"
+        runtime.requests = 0
+        fell = time.monotonic()
+        operator.until(lambda: replicas(namespace) == 1)
+        assert time.monotonic() - fell >= 3, "less load must last"
+
+
+def test_a_new_operator_goes_on_from_what_there_is(namespace: Namespace, operator: Operator, plane: ControlPlane, tmp_path: Path):
+    namespace.create(**SMALL, autoscaling=BOUNDS | {"scaleDownDelaySeconds": 3600})
+    operator.until(lambda: children.settled(namespace))
+    with busy_runtime("127.0.53.22") as runtime:
+        ready_pod(namespace, "127.0.53.22")
+        runtime.requests = 100
+        operator.until(lambda: replicas(namespace) == 3)
+        runtime.requests = 0
+        operator.process.terminate()
+        operator.process.wait(20)
+        version = children.deployment(namespace)["metadata"]["resourceVersion"]
+        with Operator(plane.kubeconfig, namespace.name, tmp_path / "second.log", identity="second") as second:
+            second.until(lambda: runtime.asked)
+            runtime.asked = 0
+            second.until(lambda: runtime.asked >= 3)
+        assert children.deployment(namespace)["metadata"]["resourceVersion"] == version
+
+
+def test_it_never_fights_a_horizontal_pod_autoscaler(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, autoscaling=BOUNDS)
+    operator.until(lambda: children.settled(namespace))
+    with busy_runtime("127.0.53.23") as runtime:
+        ready_pod(namespace, "127.0.53.23")
+        runtime.requests = 9
+        operator.until(lambda: replicas(namespace) == 3)
+        # As the controller manager writes for an HPA.
+        scale = json.dumps({"spec": {"replicas": 2}})
+        flags = ["--subresource=scale", "--type=merge", "--field-manager=kube-controller-manager"]
+        namespace.kubectl("patch", "mdep", "chat", *flags, "-p", scale)
+        operator.until(lambda: replicas(namespace) == 2)
+        time.sleep(5)
+        assert replicas(namespace) == 2
+        assert namespace.get()["status"]["autoscaling"] == {"replicas": 2, "decidedBy": "HorizontalPodAutoscaler"}
+        # Whoever writes the number last owns it: a person takes it back, and with it the load decides again.
+        namespace.kubectl("scale", "mdep", "chat", "--replicas=1")
+        operator.until(lambda: replicas(namespace) == 3)
+
+
+def test_a_suspended_model_has_no_load(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, autoscaling=BOUNDS, suspend=True)
+    operator.until(lambda: children.settled(namespace))
+    assert replicas(namespace) == 0
+    assert "autoscaling" not in namespace.get()["status"]
+    namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    operator.until(lambda: replicas(namespace) == 1)

@@ -18,9 +18,8 @@ _SOURCES = Path("runtime/jitney_runtime/kernels")
 _LEVELS = ("x86-64-v3", "x86-64-v4")
 # An old glibc on purpose: the one of torch's own wheels.
 _TARGET = "x86_64-linux-gnu.2.28"
-_FLAGS = (
-    "-O3 -std=gnu11 -ffp-contract=fast -fno-math-errno -fvisibility=hidden -mprefer-vector-width=512 -shared -fPIC -s -Wall -Wextra -Werror"
-)
+_FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-mprefer-vector-width=512", "-Wall", "-Wextra", "-Werror"]
+_SHARED = ["-shared", "-fPIC", "-fvisibility=hidden", "-s", "-lpthread"]
 
 
 class KernelsHook(BuildHookInterface[Any]):
@@ -50,6 +49,6 @@ def _buildable() -> bool:
 def _compile(folder: Path, level: str, cache: str) -> None:
     output = folder / "lib" / f"kernels-{level}.so"
     march = f"-march={level.replace('-', '_')}"
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", _TARGET, march, *_FLAGS.split(), "-o", str(output)]
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", _TARGET, march, *_FLAGS, *_SHARED, "-o", str(output)]
     environment = {"PATH": "/usr/bin:/bin", "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache, "HOME": cache}
     subprocess.run([*command, *sorted(str(path) for path in folder.glob("*.c"))], check=True, env=environment)

@@ -72,6 +72,13 @@ class Cluster:
         known = await self.get(f"/apis/{API_VERSION}") or {}
         return any(resource["name"] == PLURAL for resource in known.get("resources") or ())
 
+    async def read(self, item: Json) -> Json | None:
+        """The whole of a watched object, of which kind, namespace and name are known. A listing of one: the role may list more than get."""
+        group, plural = WATCHED[item["kind"]]
+        query = urlencode({"fieldSelector": f"metadata.name={item['metadata']['name']}"})
+        found = await self.request("GET", f"{group}/namespaces/{item['metadata']['namespace']}/{plural}?{query}")
+        return next(({**body, "kind": item["kind"]} for body in found["items"] or ()), None)
+
     async def list(self, kind: str, namespaces: tuple[str, ...], *, metadata_only: bool = False) -> list[Listing]:
         """Everything of a watched kind that concerns us, page by page: one listing per namespace, one in all when none is named."""
         return [await self._list_in(kind, namespace, metadata_only) for namespace in namespaces or (None,)]
@@ -110,6 +117,12 @@ class Cluster:
         headers: dict[str, str] = {}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
         return headers
+
+
+def path(item: Json) -> str:
+    """Of an object of a kind that is watched."""
+    group, plural = WATCHED[item["kind"]]
+    return f"{group}/namespaces/{item['metadata']['namespace']}/{plural}/{item['metadata']['name']}"
 
 
 def _message(text: bytes) -> str:

@@ -59,6 +59,17 @@ class Store:
             emptied |= {key} if gone else set()
         return emptied
 
+    def behind(self, listing: Listing) -> list[Json]:
+        """Items that the server has, or has newer than what is held here: their events were lost, or are still on their way."""
+        return [item for item in listing.items if self._lacks(item)]
+
+    def _lacks(self, item: Json) -> bool:
+        key = parent(item)
+        if key is None or _version(item) <= self._gone.get(item["metadata"]["uid"], -1):
+            return False
+        held = self.find(item["kind"], key, item["metadata"]["name"])
+        return held is None or _version(held) < _version(item)
+
     def clear(self) -> None:
         """Before a new listing: what vanished while nobody watched must not live on as a ghost."""
         self._objects.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 from jitney_operator.api import API_VERSION, KIND, LABEL, MANAGER, PLURAL, STATUS_MANAGER, Json, ModelDeployment
-from jitney_operator.cluster import WATCHED, Cluster
+from jitney_operator.cluster import Cluster, path
 from jitney_operator.errors import ClusterError, NotLeading, Rejected
 from jitney_operator.lease import Lease
 from jitney_operator.metrics import Metrics
@@ -24,21 +24,20 @@ class Writer:
 
     async def apply(self, child: Json, owner: ModelDeployment, live: Json | None) -> Json:
         """Make the child so; Rejected: NameConflict when the name is somebody else's, FeatureUnavailable when the server is too old."""
-        path = _path(child)
-        live = live or await self._cluster.get(path)
+        live = live or await self._cluster.get(path(child))
         if _image_volumes(child):
-            await self._refuse_what_would_be_dropped(path, child)
+            await self._refuse_what_would_be_dropped(child)
         if live is None:
-            return await self._patch(path, child, MANAGER, child["kind"], force=False)
+            return await self._patch(path(child), child, MANAGER, child["kind"], force=False)
         _refuse_foreign(live, child, owner)
         # uid and resourceVersion: a writer that read something older gets 409 instead of undoing newer work.
         guard = {name: live["metadata"][name] for name in ("uid", "resourceVersion")}
-        return await self._patch(path, {**child, "metadata": child["metadata"] | guard}, MANAGER, child["kind"], force=True)
+        return await self._patch(path(child), {**child, "metadata": child["metadata"] | guard}, MANAGER, child["kind"], force=True)
 
-    async def _refuse_what_would_be_dropped(self, path: str, child: Json) -> None:
+    async def _refuse_what_would_be_dropped(self, child: Json) -> None:
         """A server without image volumes takes the Deployment and makes an empty folder of the volume: asked first, without writing."""
         query = urlencode({"fieldManager": MANAGER, "force": "true", "dryRun": "All"})
-        answer = await self._cluster.request("PATCH", f"{path}?{query}", child, content=_APPLY)
+        answer = await self._cluster.request("PATCH", f"{path(child)}?{query}", child, content=_APPLY)
         if _image_volumes(answer) != _image_volumes(child):
             raise Rejected(
                 "FeatureUnavailable",
@@ -50,9 +49,9 @@ class Writer:
         """Write the status, all of it; what is not in it any more is removed."""
         # The version too: a status that was worked out from an older look must not cover a newer one.
         metadata = {"name": mdep.name, "namespace": mdep.key.namespace, "uid": mdep.uid, "resourceVersion": str(mdep.version)}
-        path = f"/apis/{API_VERSION}/namespaces/{mdep.key.namespace}/{PLURAL}/{mdep.name}/status"
+        place = f"/apis/{API_VERSION}/namespaces/{mdep.key.namespace}/{PLURAL}/{mdep.name}/status"
         body = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "status": status}
-        return await self._patch(path, body, STATUS_MANAGER, "status", force=True)
+        return await self._patch(place, body, STATUS_MANAGER, "status", force=True)
 
     async def record(self, event: Json) -> None:
         """Post an Event."""
@@ -60,10 +59,10 @@ class Writer:
         await self._cluster.request("POST", f"/apis/events.k8s.io/v1/namespaces/{event['metadata']['namespace']}/events", event)
         self._metrics.writes.labels("Event").inc()
 
-    async def _patch(self, path: str, body: Json, manager: str, what: str, *, force: bool) -> Json:
+    async def _patch(self, place: str, body: Json, manager: str, what: str, *, force: bool) -> Json:
         self._require_lease()
         query = urlencode({"fieldManager": manager, "force": str(force).lower()})
-        answer = await self._cluster.request("PATCH", f"{path}?{query}", body, content=_APPLY)
+        answer = await self._cluster.request("PATCH", f"{place}?{query}", body, content=_APPLY)
         self._metrics.writes.labels(what).inc()
         return answer
 
@@ -76,11 +75,6 @@ class Writer:
 def _image_volumes(child: Json) -> list[str]:
     volumes = child["spec"].get("template", {}).get("spec", {}).get("volumes", []) if child["kind"] == "Deployment" else []
     return [volume["name"] for volume in volumes if "image" in volume]
-
-
-def _path(child: Json) -> str:
-    group, plural = WATCHED[child["kind"]]
-    return f"{group}/namespaces/{child['metadata']['namespace']}/{plural}/{child['metadata']['name']}"
 
 
 def _refuse_foreign(live: Json, child: Json, owner: ModelDeployment) -> None:

@@ -42,6 +42,18 @@ def test_a_watch_that_has_fallen_silent_is_opened_again(proxy: Proxy, namespace:
         operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 1)
 
 
+def test_what_a_watch_that_lives_did_not_tell_is_found(proxy: Proxy, namespace: Namespace, tmp_path: Path):
+    """A change by hand, and a whole new resource: neither reaches the operator as an event."""
+    proxy.rule = silent
+    with Operator(proxy.kubeconfig, namespace.name, tmp_path / "log", resync=3) as operator:
+        operator.until(lambda: watching(proxy))
+        namespace.create(**SMALL)
+        operator.until(lambda: children.settled(namespace))
+        namespace.kubectl("scale", "deployment", "chat", "--replicas=5")
+        operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 1)
+        assert "a Deployment had changed and nobody had said so" in operator.log.read_text()
+
+
 @pytest.mark.parametrize("proper", [True, False], ids=["ended", "lost"])
 def test_a_watch_that_is_cut_in_the_middle_of_a_line(proxy: Proxy, namespace: Namespace, tmp_path: Path, proper: bool):
     """First of resources, where the line tells of a new one, then of Deployments, where it tells that one is gone."""

@@ -21,18 +21,27 @@ T = TypeVar("T")
 class Operator:
     """One process for the length of a with block. It watches `namespace` only and has its lease there, so that tests do not meet.
 
-    `silence` is after how many seconds without a word it takes a watch for dead, which is more than a minute otherwise.
+    `silence` is after how many seconds without a word it takes a watch for dead, which is more than a minute otherwise; `resync` after how
+    many it compares what it knows with the server, which is ten minutes otherwise.
     """
 
     def __init__(
-        self, kubeconfig: Path, namespace: str, log: Path, identity: str = "operator", silence: float | None = None, **environment: str
+        self,
+        kubeconfig: Path,
+        namespace: str,
+        log: Path,
+        identity: str = "operator",
+        silence: float | None = None,
+        resync: float | None = None,
+        **environment: str,
     ) -> None:
         self.log = log
         self.port = ports.free(1)[0]
         self._command = [sys.executable, "-m", "jitney_operator"]
-        if silence is not None:
-            code = f"from jitney_operator import __main__, handlers; handlers.SILENCE = {silence}; __main__.main()"
-            self._command = [sys.executable, "-c", code]
+        faster = {"handlers.SILENCE": silence, "pruning.PERIOD": resync}
+        settings = "".join(f"{name} = {value}; " for name, value in faster.items() if value is not None)
+        if settings:
+            self._command = [sys.executable, "-c", f"from jitney_operator import __main__, handlers, pruning; {settings}__main__.main()"]
         self._environment = {
             "PYTHONPATH": str(OPERATOR),
             "KUBECONFIG": str(kubeconfig),

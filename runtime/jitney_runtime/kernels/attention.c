@@ -22,14 +22,13 @@ struct rotary_job {
     const float *cos, *sin;
     float *output;
     long tokens, heads, dim;
-    unsigned threads;
 };
 
-static void rotary_share(void *argument)
+static void rotary_portion(const void *argument, long portion)
 {
     const struct rotary_job *job = argument;
-    const long dim = job->dim, half = dim / 2, me = job->threads > 1 ? thread() : 0;
-    for (long token = job->tokens * me / job->threads; token < job->tokens * (me + 1) / job->threads; token++)
+    const long dim = job->dim, half = dim / 2;
+    for (long token = portion * PORTION; token < least((portion + 1) * PORTION, job->tokens); token++)
         for (long head = 0; head < job->heads; head++) {
             const float *from = job->x.data + token * job->x.token_stride + head * job->x.head_stride;
             const float *cos = job->cos + token * dim, *sin = job->sin + token * dim;
@@ -46,8 +45,8 @@ static void rotary_share(void *argument)
 EXPORT void jitney_rotary(const float *x, const float *cos, const float *sin, float *output, long token_stride, long head_stride, long tokens,
     long heads, long dim, unsigned threads)
 {
-    struct rotary_job job = {{x, token_stride, head_stride}, cos, sin, output, tokens, heads, dim, worth(tokens, threads)};
-    fork_join(rotary_share, &job, job.threads);
+    struct rotary_job job = {{x, token_stride, head_stride}, cos, sin, output, tokens, heads, dim};
+    parallel_for(rotary_portion, &job, portions(tokens), threads);
 }
 
 struct attend_job {
@@ -55,8 +54,6 @@ struct attend_job {
     const struct step *step;
     struct view query;
     float *output;
-    long next;
-    unsigned threads;
 };
 
 EXPORT long jitney_attention_supports(long group, long key_dim, long value_dim)
@@ -68,16 +65,14 @@ struct store_job {
     const struct layer *layer;
     const struct step *step;
     struct view keys, values;
-    unsigned threads;
 };
 
-static void store_share(void *argument)
+static void store_portion(const void *argument, long portion)
 {
     const struct store_job *job = argument;
     const struct layer *l = job->layer;
     const struct step *s = job->step;
-    long me = job->threads > 1 ? thread() : 0;
-    for (long token = s->tokens * me / job->threads; token < s->tokens * (me + 1) / job->threads; token++)
+    for (long token = portion * PORTION; token < least((portion + 1) * PORTION, s->tokens); token++)
         for (long head = 0; head < l->kv_heads; head++) {
             long place = s->slots[token] * l->kv_heads + head;
             memcpy(l->keys + place * l->key_dim, job->keys.data + token * job->keys.token_stride + head * job->keys.head_stride,
@@ -91,8 +86,8 @@ static void store_share(void *argument)
 EXPORT void jitney_store(const struct layer *layer, const struct step *step, const float *key, const float *value, long key_token,
     long key_head, long value_token, long value_head, unsigned threads)
 {
-    struct store_job job = {layer, step, {key, key_token, key_head}, {value, value_token, value_head}, worth(step->tokens, threads)};
-    fork_join(store_share, &job, job.threads);
+    struct store_job job = {layer, step, {key, key_token, key_head}, {value, value_token, value_head}};
+    parallel_for(store_portion, &job, portions(step->tokens), threads);
 }
 
 /* A query against WIDTH keys: lane i of the result is the product with key i. */
@@ -184,19 +179,16 @@ static void attend_one(const struct attend_job *job, long row, long kv_head)
     }
 }
 
-/* Sequences differ in length: whoever is free takes the next. */
-static void attend_share(void *argument)
+static void attend_item(const void *argument, long item)
 {
-    struct attend_job *job = argument;
-    long all = job->step->rows * job->layer->kv_heads;
-    for (long item; (item = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED)) < all;)
-        attend_one(job, item / job->layer->kv_heads, item % job->layer->kv_heads);
+    const struct attend_job *job = argument;
+    attend_one(job, item / job->layer->kv_heads, item % job->layer->kv_heads);
 }
 
 /* query [tokens, heads, key_dim] -> output [tokens, heads, value_dim], contiguous, of which the step's rows are written. */
 EXPORT void jitney_attend(
     const struct layer *layer, const struct step *step, const float *query, float *output, long query_token, long query_head, unsigned threads)
 {
-    struct attend_job job = {layer, step, {query, query_token, query_head}, output, 0, threads};
-    fork_join(attend_share, &job, threads);
+    struct attend_job job = {layer, step, {query, query_token, query_head}, output};
+    parallel_for(attend_item, &job, step->rows * layer->kv_heads, threads);
 }

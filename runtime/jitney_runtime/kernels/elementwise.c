@@ -6,7 +6,6 @@ struct norm_job {
     float *output;
     long tokens, heads, token_stride, head_stride, dim;
     float epsilon, offset;
-    unsigned threads;
 };
 
 static void norm_row(const struct norm_job *job, const float *inputs, float *output)
@@ -24,11 +23,10 @@ static void norm_row(const struct norm_job *job, const float *inputs, float *out
         output[d] = inputs[d] * factor * (job->weight[d] + job->offset);
 }
 
-static void norm_share(void *argument)
+static void norm_portion(const void *argument, long portion)
 {
     const struct norm_job *job = argument;
-    long me = job->threads > 1 ? thread() : 0;
-    for (long token = job->tokens * me / job->threads; token < job->tokens * (me + 1) / job->threads; token++)
+    for (long token = portion * PORTION; token < least((portion + 1) * PORTION, job->tokens); token++)
         for (long head = 0; head < job->heads; head++)
             norm_row(job, job->inputs + token * job->token_stride + head * job->head_stride, job->output + (token * job->heads + head) * job->dim);
 }
@@ -37,8 +35,8 @@ static void norm_share(void *argument)
 EXPORT void jitney_rms_norm(const float *inputs, const float *weight, float *output, long tokens, long heads, long token_stride,
     long head_stride, long dim, float epsilon, float offset, unsigned threads)
 {
-    struct norm_job job = {inputs, weight, output, tokens, heads, token_stride, head_stride, dim, epsilon, offset, worth(tokens, threads)};
-    fork_join(norm_share, &job, job.threads);
+    struct norm_job job = {inputs, weight, output, tokens, heads, token_stride, head_stride, dim, epsilon, offset};
+    parallel_for(norm_portion, &job, portions(tokens), threads);
 }
 
 /* output [count] = a + b */
@@ -53,14 +51,13 @@ struct silu_job {
     const float *gate_up;
     float *output;
     long rows, dim;
-    unsigned threads;
 };
 
-static void silu_share(void *argument)
+static void silu_portion(const void *argument, long portion)
 {
     const struct silu_job *job = argument;
-    long me = job->threads > 1 ? thread() : 0, dim = job->dim;
-    for (long row = job->rows * me / job->threads; row < job->rows * (me + 1) / job->threads; row++) {
+    const long dim = job->dim;
+    for (long row = portion * PORTION; row < least((portion + 1) * PORTION, job->rows); row++) {
         const float *gates = job->gate_up + row * 2 * dim;
         for (long d = 0; d < dim; d += WIDTH) {
             vec gate = load(gates + d);
@@ -72,8 +69,8 @@ static void silu_share(void *argument)
 /* output [rows, dim] = silu(gate) x up, which lie side by side in gate_up [rows, 2 x dim]; dim is a multiple of WIDTH. */
 EXPORT void jitney_silu_mul(const float *gate_up, float *output, long rows, long dim, unsigned threads)
 {
-    struct silu_job job = {gate_up, output, rows, dim, worth(rows, threads)};
-    fork_join(silu_share, &job, job.threads);
+    struct silu_job job = {gate_up, output, rows, dim};
+    parallel_for(silu_portion, &job, portions(rows), threads);
 }
 
 /* The place of the highest of `count` scores in each row, the first of equals; 0 where all are NaN. */

@@ -1,4 +1,4 @@
-/* What all kernels share: vectors of this build's width and torch's own threads.
+/* What all kernels share: vectors of this build's width and helping threads.
  *
  * Compiled once per instruction set (runtime/build_kernels.py); the loader takes the widest that the CPU has. No libm, no OpenMP headers:
  * the same source builds with any clang or gcc that knows vector extensions.
@@ -78,12 +78,13 @@ static inline vec exponential(vec x)
     return (vec)((ivec)power + (((ivec)shifted - 0x4B400000) << 23));
 }
 
-/* Runs `body(argument)` on `threads` threads of torch's pool; `thread()` is the number of the one that asks. */
-void fork_join(void (*body)(void *), void *argument, unsigned threads);
-unsigned thread(void);
+/* item(job, i) for all i below `items`, on the calling thread and on at most `threads` - 1 helpers; returns when all are done. */
+void parallel_for(void (*item)(const void *, long), const void *job, long items, unsigned threads);
 
-/* Threads for element-wise work over `rows`: few rows are done before a second one has woken up. */
-static inline unsigned worth(long rows, unsigned threads) { return rows < 32 ? 1 : threads; }
+/* Element-wise work is shared in portions of so many rows: fewer are done before a helper has woken up. */
+#define PORTION 16
+static inline long portions(long rows) { return (rows + PORTION - 1) / PORTION; }
+static inline long least(long a, long b) { return a < b ? a : b; }
 
 /* One layer: its cache [blocks, block_size, kv_heads, dim] and its shape. */
 struct layer {

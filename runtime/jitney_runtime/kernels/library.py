@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from functools import cache
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent / "lib"
 # Widest first: the build, and the flags in /proc/cpuinfo that it needs (the x86-64 psABI's levels 4 and 3, as far as the kernels use them).
@@ -28,7 +25,6 @@ KERNELS = {
     "add": (3, 1, 0),
 }
 _OTHERS: dict[str, tuple[type | None, tuple[type, ...]]] = {
-    "jitney_threads": (None, (_POINTER, _POINTER)),
     "jitney_width": (_LONG, ()),
     "jitney_panel": (_LONG, ()),
     "jitney_pack": (None, (_POINTER, _POINTER, _LONG, _LONG, _UNSIGNED)),
@@ -76,16 +72,9 @@ class Step(ctypes.Structure):
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """The library, its threads those of the OpenMP runtime that torch has loaded; None where there is no build, or no such runtime.
-
-    A call releases the interpreter's lock. Import torch first.
-    """
+    """The library, None where there is no build for this CPU. A call releases the interpreter's lock."""
     name = _build()
     if name is None:
-        return None
-    threads = _openmp()
-    if threads is None:
-        logger.warning("torch here does not use GNU OpenMP: the C kernels are not used")
         return None
     library = ctypes.CDLL(str(_FOLDER / f"kernels-{name}.so"))
     for other, (result, arguments) in _OTHERS.items():
@@ -95,7 +84,6 @@ def kernels() -> ctypes.CDLL | None:
         function = getattr(library, f"jitney_{kernel}")
         function.restype = None
         function.argtypes = [_POINTER] * pointers + [_LONG] * numbers + [_FLOAT] * floats + [_UNSIGNED]
-    library.jitney_threads(*threads)
     return library
 
 
@@ -116,12 +104,3 @@ def _cpu_flags() -> set[str]:
     except OSError:
         return set()
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-
-
-def _openmp() -> tuple[int | None, int | None] | None:
-    """Addresses of GOMP_parallel and omp_get_thread_num in the copy that torch brought, which is not the system's."""
-    paths = {line.split(maxsplit=5)[5] for line in Path("/proc/self/maps").read_text().splitlines() if "libgomp" in line}
-    for path in sorted(paths, key=lambda path: "torch" not in path):
-        library = ctypes.CDLL(path)
-        return tuple(ctypes.cast(getattr(library, name), _POINTER).value for name in ("GOMP_parallel", "omp_get_thread_num"))  # type: ignore[return-value]
-    return None

@@ -18,32 +18,27 @@
 
 EXPORT long jitney_panel(void) { return PANEL; }
 
-static inline long least(long a, long b) { return a < b ? a : b; }
-
 struct pack_job {
     const float *weight;
     float *packed;
     long outs, ins;
-    unsigned threads;
 };
 
-static void pack_share(void *argument)
+static void pack_panel(const void *argument, long panel)
 {
     const struct pack_job *job = argument;
-    long panels = (job->outs + PANEL - 1) / PANEL, me = job->threads > 1 ? thread() : 0;
-    for (long panel = panels * me / job->threads; panel < panels * (me + 1) / job->threads; panel++)
-        for (long in = 0; in < job->ins; in++)
-            for (long column = 0; column < PANEL; column++) {
-                long out = panel * PANEL + column;
-                job->packed[(panel * job->ins + in) * PANEL + column] = out < job->outs ? job->weight[out * job->ins + in] : 0;
-            }
+    for (long in = 0; in < job->ins; in++)
+        for (long column = 0; column < PANEL; column++) {
+            long out = panel * PANEL + column;
+            job->packed[(panel * job->ins + in) * PANEL + column] = out < job->outs ? job->weight[out * job->ins + in] : 0;
+        }
 }
 
 /* weight [outs, ins] -> packed [panels, ins, PANEL], the last panel filled up with zeros. */
 EXPORT void jitney_pack(const float *weight, float *packed, long outs, long ins, unsigned threads)
 {
-    struct pack_job job = {weight, packed, outs, ins, threads};
-    fork_join(pack_share, &job, threads);
+    struct pack_job job = {weight, packed, outs, ins};
+    parallel_for(pack_panel, &job, (outs + PANEL - 1) / PANEL, threads);
 }
 
 struct tile {
@@ -108,7 +103,6 @@ struct linear_job {
     const float *inputs, *packed, *bias;
     float *output;
     long rows, outs, ins;
-    unsigned threads;
 };
 
 /* `rows` rows of inputs over one stretch of a panel. One tile runs ahead of itself; several share the fetching of the next stretch. */
@@ -124,39 +118,34 @@ static void stretch(const float *inputs, long stride, const float *weights, long
     }
 }
 
-static void put(const struct linear_job *job, long panel, long first, long rows, const float *sums)
+static void put(const struct linear_job *job, long panel, const float *sums)
 {
     long columns = least(PANEL, job->outs - panel * PANEL);
     const float *bias = job->bias ? job->bias + panel * PANEL : 0;
-    for (long row = 0; row < rows; row++, sums += PANEL) {
-        float *output = job->output + (first + row) * job->outs + panel * PANEL;
+    for (long row = 0; row < job->rows; row++, sums += PANEL) {
+        float *output = job->output + row * job->outs + panel * PANEL;
         for (long column = 0; column < columns; column++)
             output[column] = bias ? sums[column] + bias[column] : sums[column];
     }
 }
 
-static void linear_share(void *argument)
+/* All rows of a pass through one panel. */
+static void linear_panel(const void *argument, long panel)
 {
     const struct linear_job *job = argument;
     float sums[PASS_ROWS * PANEL] __attribute__((aligned(64)));
-    long panels = (job->outs + PANEL - 1) / PANEL, me = job->threads > 1 ? thread() : 0;
-    long begin = panels * me / job->threads, end = panels * (me + 1) / job->threads;
-    for (long first = 0; first < job->rows; first += PASS_ROWS) {
-        long rows = least(PASS_ROWS, job->rows - first);
-        const float *inputs = job->inputs + first * job->ins;
-        for (long panel = begin; panel < end; panel++) {
-            memset(sums, 0, (size_t)(rows * PANEL) * sizeof(float));
-            for (long in = 0; in < job->ins; in += STRETCH)
-                stretch(inputs + in, job->ins, job->packed + (panel * job->ins + in) * PANEL, least(STRETCH, job->ins - in), sums, rows);
-            put(job, panel, first, rows, sums);
-        }
-    }
+    memset(sums, 0, (size_t)(job->rows * PANEL) * sizeof(float));
+    for (long in = 0; in < job->ins; in += STRETCH)
+        stretch(job->inputs + in, job->ins, job->packed + (panel * job->ins + in) * PANEL, least(STRETCH, job->ins - in), sums, job->rows);
+    put(job, panel, sums);
 }
 
 /* All contiguous; bias [outs] or null. */
 EXPORT void jitney_linear(
     const float *inputs, const float *packed, const float *bias, float *output, long rows, long outs, long ins, unsigned threads)
 {
-    struct linear_job job = {inputs, packed, bias, output, rows, outs, ins, threads};
-    fork_join(linear_share, &job, threads);
+    for (long first = 0; first < rows; first += PASS_ROWS) {
+        struct linear_job job = {inputs + first * ins, packed, bias, output + first * outs, least(PASS_ROWS, rows - first), outs, ins};
+        parallel_for(linear_panel, &job, (outs + PANEL - 1) / PANEL, threads);
+    }
 }

@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from jitney_runtime.torch_backend.fusions import fuse
-from jitney_runtime.torch_backend.linears import NativeLinear, choose_kernels, pack_linears
+from jitney_runtime.torch_backend.linears import NativeLinear, choose_kernel, pack_linears
 
 
 @torch.no_grad()
 def use_kernels(model: nn.Module, kernel: str) -> None:
     """Change `model` in place. `kernel`: "plain" changes nothing, "onednn" and "native" pin one, "auto" takes what is fastest here."""
-    chosen = choose_kernels(model, kernel)
-    if chosen and all(made is NativeLinear for made in chosen.values()):
+    chosen = choose_kernel(model, kernel)
+    if chosen is NativeLinear:
         fuse(model)
-    pack_linears(model, chosen)
+    if chosen:
+        pack_linears(model, chosen)

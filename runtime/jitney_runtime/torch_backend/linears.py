@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -81,47 +82,56 @@ class NativeLinear(PackedLinear):
 _KERNELS: tuple[type[PackedLinear], ...] = (NativeLinear, OneDNNLinear)
 
 
-Chosen = dict[tuple[int, int], type[PackedLinear] | None]
+def choose_kernel(model: nn.Module, kernel: str) -> type[PackedLinear] | None:
+    """The kernel for the linear layers of `model`, one for all; None keeps F.linear.
 
-
-def choose_kernels(model: nn.Module, kernel: str) -> Chosen:
-    """The kernel for each shape (out, in) of linear layer in `model`; None keeps F.linear.
-
-    `kernel`: "plain" takes none, "native" and "onednn" that one where it passes its self-check, "auto" what is fastest on this machine.
+    `kernel`: "plain" takes none, "native" and "onednn" that one if it passes its self-check, "auto" what is fastest on this machine over
+    all layers of a step.
     """
-    chosen: Chosen = {}
+    shapes: Counter[tuple[int, int]] = Counter()
+    samples: dict[tuple[int, int], nn.Linear] = {}
     for layer in model.modules():
-        if type(layer) is nn.Linear and (shape := (layer.out_features, layer.in_features)) not in chosen:
-            chosen[shape] = _choose(layer, kernel)
-    names = {f"{o}x{i}": made.kernel if made else "plain" for (o, i), made in chosen.items()}
-    logger.info("kernels of the linear layers by shape: %s", names)
-    return chosen
+        if type(layer) is nn.Linear:
+            shape = (layer.out_features, layer.in_features)
+            shapes[shape] += 1
+            samples.setdefault(shape, layer)
+    seconds: dict[type[PackedLinear] | None, float] = {}
+    if kernel == "auto":
+        seconds[None] = sum(count * _seconds(samples[shape]) for shape, count in shapes.items())
+    for candidate in _KERNELS:
+        if kernel in ("auto", candidate.kernel) and (found := _judge(candidate, samples, shapes)) is not None:
+            seconds[candidate] = found
+    best = min(seconds, key=lambda made: seconds[made], default=None)
+    logger.info("linear layers: %s of %s", _name(best), {_name(made): f"{1e3 * found:.1f} ms" for made, found in seconds.items()})
+    return best
 
 
-def pack_linears(model: nn.Module, chosen: Chosen) -> None:
+def _judge(candidate: type[PackedLinear], samples: dict[tuple[int, int], nn.Linear], shapes: Counter[tuple[int, int]]) -> float | None:
+    """Seconds for all layers; None for a kernel that does not compute them, or not rightly."""
+    total = 0.0
+    for shape, layer in samples.items():
+        if not candidate.takes(layer):
+            return None
+        packed = candidate(layer)
+        if not _right(layer, packed):
+            logger.warning("the %s kernel failed its self-check for a %dx%d layer and is not used", candidate.kernel, *shape)
+            return None
+        total += shapes[shape] * _seconds(packed)
+    return total
+
+
+def _name(kernel: type[PackedLinear] | None) -> str:
+    return kernel.kernel if kernel else "plain"
+
+
+def pack_linears(model: nn.Module, kernel: type[PackedLinear]) -> None:
     """Replace the linear layers of `model` in place. A tied weight stays with the embedding, and the packed copy is one more."""
     for name, child in list(model.named_children()):
         # One at a time, so that a weight is freed before the next is packed.
-        if type(child) is not nn.Linear:
-            pack_linears(child, chosen)
-        elif made := chosen[child.out_features, child.in_features]:
-            setattr(model, name, made(child))
-
-
-def _choose(layer: nn.Linear, kernel: str) -> type[PackedLinear] | None:
-    """The kernel for layers of this shape; None keeps F.linear."""
-    best, fastest = None, float("inf")
-    if kernel == "auto":
-        fastest = _seconds(layer)
-    for candidate in _KERNELS:
-        if kernel not in ("auto", candidate.kernel) or not candidate.takes(layer):
-            continue
-        packed = candidate(layer)
-        if not _right(layer, packed):
-            logger.warning("the %s kernel failed its self-check for a %dx%d layer and is not used", candidate.kernel, *layer.weight.shape)
-        elif (seconds := _seconds(packed)) < fastest:
-            best, fastest = candidate, seconds
-    return best
+        if type(child) is nn.Linear:
+            setattr(model, name, kernel(child))
+        else:
+            pack_linears(child, kernel)
 
 
 def _inputs(layer: nn.Linear | PackedLinear, rows: int) -> torch.Tensor:

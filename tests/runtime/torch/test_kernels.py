@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -65,6 +66,21 @@ def test_linear_takes_any_layout_and_any_threads(monkeypatch: pytest.MonkeyPatch
     for threads in (1, 2, 3, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert close(cpu_kernels.linear(inputs.transpose(1, 2), packed, None, 60), wanted)
+
+
+def test_callers_at_the_same_time_do_not_meet():
+    """Only one has the helpers; the others go without."""
+    torch.manual_seed(0)
+    weights = [torch.randn(700, 300) for _ in range(4)]
+    packed = [cpu_kernels.pack(weight) for weight in weights]
+    inputs = torch.randn(5, 300)
+    wanted = [cpu_kernels.linear(inputs, one, None, 700) for one in packed]
+
+    def call(number: int) -> bool:
+        return all(torch.equal(cpu_kernels.linear(inputs, packed[number], None, 700), wanted[number]) for _ in range(300))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(4)))
 
 
 @pytest.mark.parametrize(("offset", "dim"), list(itertools.product((0.0, 1.0), (16, 24, 576))))

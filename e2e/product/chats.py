@@ -1,6 +1,8 @@
 """Runs in a pod: sends chats to a Service and prints one JSON line per answer. Standard library only.
 
-python chats.py URL MODEL '{"prompts": [...], "max_tokens": 48, "together": true}'
+python chats.py URL MODEL '{"prompts": [...], "max_tokens": 48, "together": true, "seconds": 0}'
+
+With `seconds` each prompt is asked again and again until they are over: a load that stays as it is.
 """
 
 from __future__ import annotations
@@ -80,10 +82,17 @@ def main(url: str, model: str, plan: dict[str, object]) -> None:
     prompts = plan.get("prompts") or PROMPTS
     lock = threading.Lock()
 
+    end = time.time() + float(plan.get("seconds", 0))
+
     def one(number: int, prompt: str) -> None:
-        line = json.dumps(chat(url, model, number, prompt, int(plan.get("max_tokens", 48))))
-        with lock:
-            print(line, flush=True)
+        while True:
+            answered = chat(url, model, number, prompt, int(plan.get("max_tokens", 48)))
+            with lock:
+                print(json.dumps(answered), flush=True)
+            if time.time() >= end:
+                return
+            if answered["error"]:
+                time.sleep(0.5)
 
     threads = [threading.Thread(target=one, args=(number, prompt)) for number, prompt in enumerate(prompts, 1)]
     for thread in threads:

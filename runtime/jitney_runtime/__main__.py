@@ -35,7 +35,9 @@ def main() -> None:
     logging.getLogger().setLevel(settings.log_level.upper())
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from jitney_runtime.server.lifecycle import Lifecycle
+    from jitney_runtime.torch_backend.threads import leave_cores_to_kernels
 
+    leave_cores_to_kernels(settings.kernel, os.environ)
     code = asyncio.run(Lifecycle(settings, load_model).run())
     logging.shutdown()
     # A loading thread may still be inside torch, and an interpreter shutdown would wait for it.

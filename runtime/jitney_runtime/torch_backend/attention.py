@@ -114,6 +114,7 @@ class PagedAttention:
 
     def allocate(self, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device, kernel: str) -> None:
         """Take the KV memory: `blocks` blocks in every layer. `kernel` "plain" keeps to torch's operators."""
+        self._blocks.clear()
         self.caches = [LayerCache(shape, blocks, block_size, dtype, device) for shape in self.shapes]
         if kernel != "plain" and all(serves(shape, heads, dtype, device) for shape, heads in zip(self.shapes, self._heads, strict=True)):
             self._step = BlockStep()

@@ -137,6 +137,20 @@ def test_fusing_leaves_alone_what_only_looks_alike():
     assert isinstance(model.get_submodule("model.layers.1.input_layernorm"), fusions.RMSNorm)
 
 
+@pytest.mark.parametrize("change", ["epsilon", "weight"])
+def test_a_norm_that_hides_what_it_computes_keeps_its_own_code(change: str, monkeypatch: pytest.MonkeyPatch):
+    """Its attributes say one thing and its code does another."""
+    norm = tiny_model("llama", attention.NAME).get_submodule("model.layers.0.input_layernorm")
+    assert fusions._norm(norm) is not None
+    if change == "epsilon":
+        norm.variance_epsilon *= 2
+        own = norm.variance_epsilon / 2
+        monkeypatch.setattr(norm, "forward", lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + own) * norm.weight)
+    else:
+        monkeypatch.setattr(norm, "forward", lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * norm.weight * 1.001)
+    assert fusions._norm(norm) is None
+
+
 def test_outside_the_engine_a_modeling_file_is_as_it_was():
     """The rotary function is replaced in the file that all models of the class share."""
     use_kernels(tiny_model("llama", attention.NAME), "native")

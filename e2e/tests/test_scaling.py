@@ -11,7 +11,7 @@ from product.chats import PROMPTS
 from product.client import Chat, Client
 
 from cluster.images import RUNTIME
-from cluster.kubectl import Kubectl, wait_for
+from cluster.kubectl import CommandFailed, Kubectl, wait_for
 
 POD = "serving.jitney.dev/model-deployment=smollm2"
 SAME_IMAGE = f"docker.io/library/{RUNTIME.reference}"
@@ -20,7 +20,7 @@ SAME_IMAGE = f"docker.io/library/{RUNTIME.reference}"
 def test_a_rollout_and_scaling_cut_no_answer(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
     """Another image, then one replica, three, one: there is always a pod that answers, so every chat is."""
     load = _load(client, smollm2, seconds=120)
-    wait_for(lambda: len(client.lines(load)) >= 16, 120, "first answers")
+    wait_for(lambda: _answered(client, load) >= 16, 120, "first answers")
     _patch(kubectl, namespace, f'{{"spec": {{"image": "{SAME_IMAGE}"}}}}')
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
     assert {pod["spec"]["containers"][0]["image"] for pod in _pods(kubectl, namespace)} == {SAME_IMAGE}
@@ -38,7 +38,7 @@ def test_a_rollout_and_scaling_cut_no_answer(smollm2: str, client: Client, kubec
 def test_a_polite_delete_and_suspend_leave_no_half_answers(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
     """With one replica somebody has to be turned away: before the first byte, never after it."""
     load = _load(client, smollm2, seconds=50)
-    wait_for(lambda: len(client.lines(load)) >= 16, 120, "first answers")
+    wait_for(lambda: _answered(client, load) >= 16, 120, "first answers")
     (old,) = _pods(kubectl, namespace)
     kubectl("delete", "pod", old["metadata"]["name"], "-n", namespace, "--wait=false")
     wait_for(lambda: old["metadata"]["name"] not in [pod["metadata"]["name"] for pod in _pods(kubectl, namespace)], 120, "its end")
@@ -75,6 +75,14 @@ def test_a_model_scales_with_its_load(apply: Callable[..., None], model: str, cl
 
 def _load(client: Client, url: str, seconds: float) -> str:
     return client.start(url, "smollm2", prompts=PROMPTS, max_tokens=32, seconds=seconds)
+
+
+def _answered(client: Client, load: str) -> int:
+    try:
+        return len(client.lines(load))
+    except CommandFailed:
+        # Its pod has not started yet.
+        return 0
 
 
 def _wants(replicas: int) -> Callable[[dict[str, Any]], bool]:

@@ -23,7 +23,8 @@ def test_a_rollout_and_scaling_cut_no_answer(smollm2: str, client: Client, kubec
     wait_for(lambda: _answered(client, load) >= 16, 120, "first answers")
     _patch(kubectl, namespace, f'{{"spec": {{"image": "{SAME_IMAGE}"}}}}')
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
-    assert {pod["spec"]["containers"][0]["image"] for pod in _pods(kubectl, namespace)} == {SAME_IMAGE}
+    serving = [pod for pod in _pods(kubectl, namespace) if "deletionTimestamp" not in pod["metadata"]]
+    assert {pod["spec"]["containers"][0]["image"] for pod in serving} == {SAME_IMAGE}
     kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=3")
     seen = resource.wait_ready(kubectl, "smollm2", 180, namespace)
     assert seen["status"]["ready"] == "3/3"

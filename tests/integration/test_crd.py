@@ -122,7 +122,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"model": MODEL, "rollout": {"drainSeconds": 86400}},
     {"model": MODEL, "rollout": {"maxSurge": 0}},
     {"model": MODEL, "rollout": {"maxSurge": 1000}},
-    {"model": MODEL, "autoscaling": {"minReplicas": 0, "maxReplicas": 3}},
+    {"model": MODEL, "autoscaling": {"minReplicas": 0, "maxReplicas": 3, "scaleDownDelaySeconds": 0}},
     *[{"model": MODEL, "scheduling": {"tolerations": [{"operator": name, "key": "gpu"}]}} for name in ("Exists", "Equal")],
     *[{"model": MODEL, "scheduling": {"tolerations": [{"effect": name}]}} for name in ("NoSchedule", "PreferNoSchedule", "NoExecute")],
     {"model": MODEL, "scheduling": {"tolerations": [{"key": "gpu", "operator": "Exists"}], "affinity": {"nodeAffinity": {}}}},

@@ -51,7 +51,9 @@ def test_a_polite_delete_and_suspend_leave_no_half_answers(smollm2: str, client:
     refused = [chat for chat in chats if chat.error]
     assert refused, "nobody came while no pod was there: this proves nothing"
     assert not [chat for chat in refused if chat.answer], "half an answer"
-    assert all("ConnectionRefused" in (chat.error or "") or "503" in (chat.error or "") for chat in refused), _summary(chats)
+    # A packet sent to a pod in the moment of its end may get no answer at all: Kubernetes takes the address away without a word.
+    turned_away = ("ConnectionRefused", "503", "Connection timed out", "No route to host")
+    assert all(any(word in (chat.error or "") for word in turned_away) for chat in refused), _summary(chats)
 
 
 def test_a_model_scales_with_its_load(apply: Callable[..., None], model: str, client: Client, kubectl: Kubectl, namespace: str) -> None:

@@ -29,7 +29,7 @@ async def ask(client: aiohttp.ClientSession, pod: Pod, path: str, most: int) -> 
     """
     host = f"[{pod.address}]" if pod.address and ":" in pod.address else pod.address
     try:
-        async with client.get(f"http://{host}:{PORT}{path}") as response:
+        async with client.get(f"http://{host}:{PORT}{path}", allow_redirects=False) as response:
             return await _read(response.content, most)
     except Exception as error:
         logger.debug("%s does not answer: %s", pod.name, error)

@@ -50,6 +50,8 @@ class Load:
                     await self._round(client)
                 else:
                     # Who leads meanwhile scales; what we saw before is no guide afterwards.
+                    for key in self._scalers:
+                        self._queue.add(key)
                     self._scalers.clear()
                 await asyncio.sleep(PERIOD)
 
@@ -66,8 +68,10 @@ class Load:
         if mdep.spec.autoscaling is None or scaler is None or uid != mdep.uid:
             return
         known = [load for load in answers if load is not None]
-        total = sum(known) if known and len(known) == len(answers) else None
-        before = scaler.replicas
+        before, total = scaler.replicas, sum(known) if known else None
+        if total is not None and len(known) < len(answers):
+            # Who does not answer may be the busiest: what is known can only ask for more.
+            total = max(total, before * mdep.spec.autoscaling.target)
         after = scaler.look(total, mdep.spec.autoscaling, asyncio.get_running_loop().time())
         if after != before:
             logger.info("%s: %s requests on %d pods: from %d to %d replicas", mdep.key, total, len(pods), before, after)
@@ -89,7 +93,8 @@ def read(text: str) -> float | None:
     """Requests running and waiting in a runtime's metrics; None when they do not say: the pod's image may be somebody's own."""
     try:
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples if sample.name in REQUESTS]
-    except ValueError:
+    except Exception:
+        # The parser raises more than ValueError on what is no metrics, and one pod must not end the asking of all.
         return None
     total = sum(sample.value for sample in samples)
     return total if {sample.name for sample in samples} == REQUESTS and math.isfinite(total) and total >= 0 else None

@@ -71,7 +71,7 @@ def test_what_a_runtime_says_is_read():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no metrics", metrics(float("nan")), metrics(-9), "jitney_requests_running 4\n", "a{ 1", "<html></html>"]
+    "text", ["", "no metrics", metrics(float("nan")), metrics(-9), "jitney_requests_running 4\n", "a{ 1", "<html></html>", '{"", ="c"} }1']
 )
 def test_what_something_else_says_is_no_load(text: str):
     assert read(text) is None

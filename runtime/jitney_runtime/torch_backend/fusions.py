@@ -189,8 +189,8 @@ def _stacked(*layers: nn.Linear) -> nn.Linear:
 
 
 def _same(module: nn.Module, made: nn.Module, dim: int) -> bool:
-    """On ordinary input, and on input so small that an epsilon decides."""
-    for scale in (1.0, 1e-3):
+    """On ordinary input, on input so small that an epsilon decides, and so large that a clamp does."""
+    for scale in (1.0, 1e-3, 1e2, 1e4):
         inputs = torch.randn(1, 3, dim, generator=torch.Generator().manual_seed(0)) * scale
         try:
             wanted = module(inputs)

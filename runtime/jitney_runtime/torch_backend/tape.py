@@ -167,6 +167,7 @@ class Recordings:
         self._rows = 0
         self._inputs: list[torch.Tensor] = []
         self._places: dict[int, torch.Tensor] = {}
+        self._previous: Any = None
         self._expected: torch.Tensor | None = None
 
     def begin(self, rows: int) -> None:
@@ -180,7 +181,7 @@ class Recordings:
         """The step is over. One that broke off in the middle of a recording leaves none."""
         if self._watch is not None:
             self._leave()
-        self._tape, self._expected = None, None
+        self._tape, self._expected, self._previous = None, None, None
         self._inputs, self._places = [], {}
 
     def enter(self, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
@@ -200,10 +201,21 @@ class Recordings:
             self._watch = _Watch()
             cpu_kernels.record(tape)
             self._watch.__enter__()  # type: ignore[no-untyped-call]
+        elif self._watch and (strange := self._strange(hidden, args, kwargs)):
+            self._watch.spoiled = self._watch.spoiled or strange
         output = layer(*_exchange((hidden, *args), self._places), **_exchange(kwargs, self._places))
+        self._previous = output
         if last:
             self._finish(tape, output)
         return output
+
+    def _strange(self, hidden: torch.Tensor, args: Any, kwargs: Any) -> str | None:
+        """What a replay, which does all layers at the first one's call, would not know of a later layer's call."""
+        if hidden is not self._previous:
+            return "something between two layers"
+        if any(id(tensor) not in self._places for tensor in _floats(args, kwargs)):
+            return "a layer with an input that the first one does not have"
+        return None
 
     def _replay(self, tape: Tape, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
         if not tape.proven:

@@ -10,7 +10,7 @@ import torch
 
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
 from jitney_runtime.engine.sequence import SamplingParams
-from jitney_runtime.torch_backend import attention, fusions, tape
+from jitney_runtime.torch_backend import attention, cpu_kernels, fusions, tape
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.runner import TorchRunner
 from support.models import tiny_model
@@ -149,6 +149,45 @@ def test_a_norm_that_hides_what_it_computes_keeps_its_own_code(change: str, monk
     else:
         monkeypatch.setattr(norm, "forward", lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * norm.weight * 1.001)
     assert fusions._norm(norm) is None
+
+
+@pytest.mark.parametrize("other", ["between", "input"])
+def test_what_a_replay_would_not_know_is_not_recorded(other: str):
+    """An addition between two layers, and a rope set that only a later layer reads: both pass for our own kernels' work."""
+
+    class Layer(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
+            return cpu_kernels.add(hidden, extra)
+
+    recordings = tape.Recordings(4)
+    layers = [tape.RecordedLayer(recordings, Layer(), place, place == 2) for place in range(3)]
+
+    def run(hidden: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        recordings.begin(1)
+        try:
+            for place, layer in enumerate(layers):
+                hidden = layer(hidden, second if place == 1 and other == "input" else first)
+                hidden = hidden + hidden if place == 0 and other == "between" else hidden
+            return hidden.clone()
+        finally:
+            recordings.end()
+
+    with torch.inference_mode():
+        for number in range(4):
+            start, first, second = (torch.full((1, 1, 16), float(number + add)) for add in (1, 2, 3))
+            wanted = start + first
+            wanted = wanted + wanted if other == "between" else wanted
+            assert torch.equal(run(start, first, second), wanted + (second if other == "input" else first) + first)
+    assert not recordings._possible
+
+
+def test_a_clamp_that_only_large_values_meet_is_not_fused_away(monkeypatch: pytest.MonkeyPatch):
+    mlp = tiny_model("llama", attention.NAME).get_submodule("model.layers.0.mlp")
+    assert fusions._mlp(mlp) is not None
+    silu = torch.nn.functional.silu
+    clamped = lambda x: mlp.down_proj(silu(mlp.gate_proj(x).clamp(max=50)) * mlp.up_proj(x).clamp(-50, 50))  # noqa: E731
+    monkeypatch.setattr(mlp, "forward", clamped)
+    assert fusions._mlp(mlp) is None
 
 
 def test_outside_the_engine_a_modeling_file_is_as_it_was():

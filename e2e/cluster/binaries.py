@@ -73,9 +73,11 @@ HELM = Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, ("-s", "-w", *_helm_
 COREDNS = Module("coredns", {"coredns": "."})
 PAUSE = Module("pause", {"pause": "."})
 CLUSTER = (KUBERNETES, HELM, COREDNS, PAUSE)
+# For the tests of a HorizontalPodAutoscaler; no cluster needs it to start.
+METRICS = Module("metrics-server", {"metrics-server": "sigs.k8s.io/metrics-server/cmd/metrics-server"})
 # What tools that wait for resources (Flux and others, Argo CD) believe of them; for the tests.
 READERS = (Module("kstatus", {"kstatus": "."}), Module("argohealth", {"argohealth": "."}))
-ALL = (*CLUSTER, *READERS)
+ALL = (*CLUSTER, METRICS, *READERS)
 
 
 def program(name: str) -> Path:

@@ -10,6 +10,7 @@ import sys
 import uuid
 
 from jitney_operator.api import KIND, Json
+from jitney_operator.claims import Claims
 from jitney_operator.cluster import Cluster
 from jitney_operator.errors import ClusterError, SettingsError
 from jitney_operator.handlers import Watches
@@ -22,6 +23,7 @@ from jitney_operator.reconcile import SETTLE, Reconciler
 from jitney_operator.scrape import Scrape
 from jitney_operator.settings import Settings
 from jitney_operator.store import Store
+from jitney_operator.troubles import Troubles
 from jitney_operator.warmup import Warmup
 from jitney_operator.workqueue import Priority, WorkQueue
 from jitney_operator.writer import Writer
@@ -71,8 +73,11 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     pruning = Pruning(store, queue, cluster, settings.watch_namespaces)
     scrape = Scrape(store, queue, lambda: lease.mine)
     load = Load(store, queue, lambda: lease.mine)
+    troubles = Troubles(store, queue, cluster, lambda: lease.mine)
     writer = Writer(cluster, lease, metrics)
-    reconciler = Reconciler(store, queue, writer, lease, scrape, load, settings, settings.catalogue, metrics, warmup.done)
+    reconciler = Reconciler(
+        store, queue, writer, lease, scrape, load, troubles, Claims(cluster), settings, settings.catalogue, metrics, warmup.done
+    )
     watches = Watches(
         settings.watch_namespaces,
         cluster.is_defined,
@@ -84,7 +89,15 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     health = Health(settings.http_port, lambda: watches.ready, lambda: lease.mine, metrics)
     await health.start()
     watches.start()
-    jobs = [lease.run(), warmup.run(), pruning.run(), scrape.run(), load.run(), *(reconciler.work() for _ in range(WORKERS))]
+    jobs = [
+        lease.run(),
+        warmup.run(),
+        pruning.run(),
+        scrape.run(),
+        load.run(),
+        troubles.run(),
+        *(reconciler.work() for _ in range(WORKERS)),
+    ]
     tasks = [asyncio.create_task(job) for job in jobs]
     stopping: asyncio.Task[None] = asyncio.create_task(_until(stop))
     done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)

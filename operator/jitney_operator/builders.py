@@ -15,10 +15,10 @@ SHORTEST_STARTUP = 600
 STARTUP_BYTES_PER_SECOND = 20_000_000
 
 
-def children(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> tuple[Json, ...]:
-    """In the order they are applied."""
+def children(mdep: ModelDeployment, resolved: Resolved, pull_policy: str, exclusive: bool = False) -> tuple[Json, ...]:
+    """In the order they are applied. `exclusive`: a claim that it names is for one node or one pod at a time."""
     made = [claim(mdep)] if makes_claim(mdep) else []
-    return tuple(_sealed(child) for child in (*made, service(mdep), deployment(mdep, resolved, pull_policy)))
+    return tuple(_sealed(child) for child in (*made, service(mdep), deployment(mdep, resolved, pull_policy, exclusive)))
 
 
 def makes_claim(mdep: ModelDeployment) -> bool:
@@ -40,7 +40,7 @@ def service(mdep: ModelDeployment) -> Json:
     return {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(mdep), "spec": spec}
 
 
-def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> Json:
+def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str, exclusive: bool) -> Json:
     template = pod_template(mdep, resolved, pull_policy)
     template["metadata"]["annotations"] = {TEMPLATE: digest(template)}
     spec = {
@@ -49,15 +49,16 @@ def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> J
         "progressDeadlineSeconds": startup_seconds(mdep, resolved) + 300,
         "revisionHistoryLimit": 2,
         "selector": {"matchLabels": {LABEL: mdep.name}},
-        "strategy": strategy(mdep, resolved),
+        "strategy": strategy(mdep, resolved, exclusive),
         "template": template,
     }
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(mdep), "spec": spec}
 
 
-def strategy(mdep: ModelDeployment, resolved: Resolved) -> Json:
-    """A GPU is seldom spare, and a claim for one node seldom shared: there the old pod leaves first."""
-    if mdep.spec.rollout.get("strategy") == "Recreate" or makes_claim(mdep):
+def strategy(mdep: ModelDeployment, resolved: Resolved, exclusive: bool) -> Json:
+    """A GPU is seldom spare, and a claim for one node cannot be shared: there the old pod leaves first. A surge that a person asked for
+    is theirs, as where all pods are on one node."""
+    if mdep.spec.rollout.get("strategy") == "Recreate" or makes_claim(mdep) or (exclusive and "maxSurge" not in mdep.spec.rollout):
         return {"type": "Recreate"}
     surge = int(mdep.spec.rollout.get("maxSurge", 0 if resolved.profile.gpus else 1))
     unavailable = 0 if surge else 1
@@ -118,7 +119,7 @@ def args(mdep: ModelDeployment, resolved: Resolved) -> list[str]:
         ("--host", "0.0.0.0"),
         ("--port", PORT),
     ]
-    flags += [("--revision", spec.revision)] if spec.revision else []
+    flags += [("--revision", resolved.revision)] if resolved.revision else []
     flags += [("--max-model-len", resolved.max_model_len)] if resolved.max_model_len else []
     return [str(word) for flag in flags for word in flag] + list(spec.args)
 

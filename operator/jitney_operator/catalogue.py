@@ -27,6 +27,8 @@ class Model:
     head_dim: int
     context: int
     tied: int = 0
+    # A commit, branch or tag of the repository; None is its default branch.
+    revision: str | None = None
 
     @classmethod
     def parse(cls, size: str, values: Mapping[str, Any]) -> Self:
@@ -40,6 +42,7 @@ class Model:
             head_dim=values["headDim"],
             context=values["context"],
             tied=values["vocabulary"] * values["hidden"] if values.get("tied") else 0,
+            revision=values.get("revision"),
         )
 
 
@@ -99,4 +102,6 @@ def _model(name: str, size: str, values: Any) -> Model:
     wrong = [key for key in (*NEEDED[1:], "hidden", "vocabulary") if key in values and (type(values[key]) is not int or values[key] < 1)]
     if wrong:
         raise SettingsError(f"{place}: {wrong[0]} must be a whole number above 0, not {values[wrong[0]]!r}")
+    if not isinstance(values.get("revision", ""), str):
+        raise SettingsError(f"{place}: revision must be a text in quotes, not {values['revision']!r}")
     return Model.parse(size, values)

@@ -8,6 +8,7 @@ What the operator's role must allow, cluster-wide or per watched namespace:
   core                services                     get list watch create patch
   core                persistentvolumeclaims       get list watch create patch
   core                pods                         list watch
+  core                events                       list    (why a pod is not made)
   events.k8s.io       events                       create
 and in its own namespace:
   coordination.k8s.io leases                       get create update
@@ -79,6 +80,11 @@ class Cluster:
         found = await self.request("GET", f"{group}/namespaces/{item['metadata']['namespace']}/{plural}?{query}")
         return next(({**body, "kind": item["kind"]} for body in found["items"] or ()), None)
 
+    async def warnings(self, namespace: str) -> tuple[Json, ...]:
+        """The Events (core/v1) of this namespace that warn of a pod."""
+        query = {"fieldSelector": "involvedObject.kind=Pod,type=Warning"}
+        return (await self._pages(f"/api/v1/namespaces/{namespace}/events", query, "application/json"))[0]
+
     async def list(self, kind: str, namespaces: tuple[str, ...], *, metadata_only: bool = False) -> list[Listing]:
         """Everything of a watched kind that concerns us, page by page: one listing per namespace, one in all when none is named."""
         return [await self._list_in(kind, namespace, metadata_only) for namespace in namespaces or (None,)]
@@ -86,16 +92,22 @@ class Cluster:
     async def _list_in(self, kind: str, namespace: str | None, metadata_only: bool) -> Listing:
         group, plural = WATCHED[kind]
         place = f"/namespaces/{namespace}" if namespace else ""
-        query: dict[str, str | int] = {"limit": _PAGE} | ({} if kind == KIND else {"labelSelector": LABEL})
+        query = {} if kind == KIND else {"labelSelector": LABEL}
         accept = _METADATA_ONLY if metadata_only else "application/json"
-        items: list[Json] = []
+        items, version = await self._pages(f"{group}{place}/{plural}", query, accept)
+        # Listings leave out the kind of their items.
+        return Listing(kind, namespace, version, tuple({**item, "kind": kind} for item in items))
+
+    async def _pages(self, path: str, query: dict[str, str], accept: str) -> tuple[tuple[Json, ...], int]:
+        """All items of a listing, and the moment it is of."""
+        items: tuple[Json, ...] = ()
+        asked: dict[str, str | int] = {**query, "limit": _PAGE}
         while True:
-            page = await self.request("GET", f"{group}{place}/{plural}?{urlencode(query)}", accept=accept)
-            # Listings leave out the kind of their items.
-            items += [{**item, "kind": kind} for item in page["items"] or ()]
+            page = await self.request("GET", f"{path}?{urlencode(asked)}", accept=accept)
+            items += tuple(page["items"] or ())
             if not page["metadata"].get("continue"):
-                return Listing(kind, namespace, int(page["metadata"]["resourceVersion"]), tuple(items))
-            query["continue"] = page["metadata"]["continue"]
+                return items, int(page["metadata"]["resourceVersion"])
+            asked["continue"] = page["metadata"]["continue"]
 
     async def request(
         self, method: str, path: str, body: Json | None = None, *, content: str = "application/json", accept: str = "application/json"

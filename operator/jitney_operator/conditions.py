@@ -56,6 +56,11 @@ class Facts:
         return sum(pod.ready for pod in self.pods)
 
     @property
+    def earlier_pods(self) -> int:
+        """Ready pods of a revision before."""
+        return sum(pod.ready for pod in self.observed.pods) - self.ready_pods
+
+    @property
     def complete(self) -> bool:
         """Every wanted replica is of the current revision and ready, and nothing else is left."""
         counts = {self.observed.count(name) for name in ("replicas", "updatedReplicas", "readyReplicas")}
@@ -102,10 +107,18 @@ def loaded(facts: Facts) -> Condition:
 
 def available(facts: Facts) -> Condition:
     if facts.observed.count("readyReplicas") > 0:
-        return Condition("Available", TRUE, "Serving", "At least one pod answers chat requests.")
+        return Condition("Available", TRUE, "Serving", _who_answers(facts))
     if facts.wanted == 0:
         return Condition("Available", FALSE, _idle(facts), _idle_message(facts))
     return Condition("Available", FALSE, "NoReadyReplica", "No pod answers chat requests.")
+
+
+def _who_answers(facts: Facts) -> str:
+    if facts.earlier_pods and facts.ready_pods:
+        return "Pods of the current revision and of the one before answer chat requests."
+    if facts.earlier_pods:
+        return "Pods of the revision before answer chat requests, until the current one is ready."
+    return "At least one pod answers chat requests."
 
 
 def progressing(facts: Facts) -> Condition:
@@ -155,6 +168,7 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
         "selector": f"{LABEL}={mdep.name}",
         "ready": f"{facts.observed.count('readyReplicas')}/{facts.wanted}",
         "url": f"http://{mdep.name}.{mdep.key.namespace}.svc/v1",
+        "serving": {"current": facts.ready_pods, "previous": facts.earlier_pods},
         "reason": verdict.reason,
         "conditions": [_entry(condition, mdep.generation, before.get(condition.type), now) for condition in conditions],
     }

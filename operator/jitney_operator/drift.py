@@ -6,22 +6,27 @@ from typing import Any
 
 from jitney_operator import quantities
 
+# Their values are quantities, and the server writes them in its own way: 1024Mi becomes 1Gi.
 _QUANTITIES = {"requests", "limits"}
+_QUANTITY = "sizeLimit"
 
 
 def holds(live: Any, desired: Any, inside: str = "") -> bool:
     """True when `desired` is a deep subset of `live`; named list entries are matched by name, quantities by value."""
+    if live is None and not desired:
+        # The server drops what is empty, zero or false.
+        return True
     if isinstance(desired, dict):
         return isinstance(live, dict) and all(holds(live.get(key), value, _place(inside, key)) for key, value in desired.items())
     if isinstance(desired, list):
         return isinstance(live, list) and _list_holds(live, desired)
     if inside == "quantity" and live is not None:
         return quantities.parse(live) == quantities.parse(desired)
-    return bool(live == desired) or (live is None and desired == "")
+    return bool(live == desired)
 
 
 def _place(inside: str, key: str) -> str:
-    return "quantity" if inside in _QUANTITIES else key
+    return "quantity" if inside in _QUANTITIES or key == _QUANTITY else key
 
 
 def _list_holds(live: list[Any], desired: list[Any]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jitney_operator.api import CONTAINER, Json
-from jitney_operator.observed import Observed, Pod
+from jitney_operator.observed import Observed, Pod, Trouble
 
 EXIT_CODES = {
     1: "CrashLoop",
@@ -65,7 +65,7 @@ def of(observed: Observed, pods: tuple[Pod, ...]) -> Failure | None:
     """The first cause among these pods, or that no pod could be made."""
     draining = any(pod.leaving for pod in observed.pods)
     for pod in sorted(pods, key=lambda pod: pod.name):
-        failure = of_pod(pod, draining)
+        failure = of_pod(pod, draining, observed.troubles.get(pod.uid))
         if failure:
             return failure
     return of_deployment(observed)
@@ -82,11 +82,11 @@ def of_deployment(observed: Observed) -> Failure | None:
     return Failure("PolicyDenied", f"The cluster refuses to make the pod: {message}")
 
 
-def of_pod(pod: Pod, draining: bool = False) -> Failure | None:
+def of_pod(pod: Pod, draining: bool = False, trouble: Trouble | None = None) -> Failure | None:
     """None while the pod is ready or simply on its way."""
     if pod.leaving or pod.ready:
         return None
-    return _unscheduled(pod, draining) or _lost(pod) or _waiting(pod) or _ended(pod)
+    return _unscheduled(pod, draining) or _lost(pod) or _waiting(pod) or _ended(pod) or _stuck(pod, trouble)
 
 
 def _unscheduled(pod: Pod, draining: bool) -> Failure | None:
@@ -138,6 +138,16 @@ def _waiting(pod: Pod) -> Failure | None:
             return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)
         return Failure("CrashLoop", f"The container cannot be made: {message}", pod.name)
     return None
+
+
+def _stuck(pod: Pod, trouble: Trouble | None) -> Failure | None:
+    if trouble is None or not pod.stuck:
+        return None
+    # Addresses of one attempt would make each of them look like something new.
+    message = re.sub(r"\b[0-9a-f]{32,}\b", "...", trouble.message).rstrip(". ")
+    if trouble.reason == "FailedCreatePodSandBox":
+        return Failure("SandboxFailed", f"The node cannot set the pod up: {message}.", pod.name)
+    return Failure("MountFailed", f"The node cannot mount a volume of the pod: {message}.", pod.name)
 
 
 def _ended(pod: Pod) -> Failure | None:

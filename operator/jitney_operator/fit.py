@@ -86,11 +86,21 @@ def refusal(request: Request, device: str, memory: int, others: tuple[str, ...])
     )
     longest = longest_window(model, device, memory, seqs)
     ways = [f"maxModelLen {longest}"] if longest >= SHORTEST else []
-    batch = (memory - wish.weights - wish.overhead) // (wish.max_model_len * kv_bytes_per_token(model, device))
+    window = request.max_model_len or min(SHORTEST, model.context)
+    batch = (memory - wish.weights - wish.overhead) // (window * kv_bytes_per_token(model, device))
     ways += [f"maxNumSeqs {batch}"] if 0 < batch < seqs else []
     ways += [f"resourceProfile {name}" for name in others]
     way = f"What would fit: {' or '.join(ways)}." if ways else "Choose a smaller size, or ask the administrator for a bigger profile."
-    return Rejected("DoesNotFit", needs + way)
+    return Rejected("DoesNotFit", needs + way + _in_int8(wish, device, memory))
+
+
+def _in_int8(wish: Estimate, device: str, memory: int) -> str:
+    """Said where it would do, and as long as the resource's `quantization` refuses it with the plain truth that it is not there yet."""
+    weights = wish.weights // BYTES[device]
+    total = wish.total - wish.weights + weights
+    if total > memory:
+        return ""
+    return f" With quantization int8, which is to come, it would need about {gib(total)} (weights {gib(weights)})."
 
 
 def longest_window(model: Model, device: str, memory: int, max_num_seqs: int) -> int:

@@ -7,11 +7,10 @@ import logging
 import math
 from collections.abc import Callable
 
-import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from jitney_operator.api import Key, ModelDeployment
-from jitney_operator.asking import ask, session
+from jitney_operator.asking import Asking
 from jitney_operator.autoscale import Scaler
 from jitney_operator.observed import Observed, Pod
 from jitney_operator.store import Store
@@ -44,10 +43,10 @@ class Load:
 
     async def run(self) -> None:
         """For ever."""
-        async with session() as client:
+        async with Asking() as asking:
             while True:
                 if self._leading():
-                    await self._round(client)
+                    await self._round(asking)
                 else:
                     # Who leads meanwhile scales; what we saw before is no guide afterwards.
                     for key in self._scalers:
@@ -55,15 +54,15 @@ class Load:
                     self._scalers.clear()
                 await asyncio.sleep(PERIOD)
 
-    async def _round(self, client: aiohttp.ClientSession) -> None:
+    async def _round(self, asking: Asking) -> None:
         scaling = [mdep for mdep in self._store.model_deployments() if mdep.key in self._scalers and not mdep.deleting]
         for key in self._scalers.keys() - {mdep.key for mdep in scaling}:
             del self._scalers[key]
-        await asyncio.gather(*(self._look(client, mdep) for mdep in scaling))
+        await asyncio.gather(*(self._look(asking, mdep) for mdep in scaling))
 
-    async def _look(self, client: aiohttp.ClientSession, mdep: ModelDeployment) -> None:
+    async def _look(self, asking: Asking, mdep: ModelDeployment) -> None:
         pods = [pod for pod in self._store.observed(mdep).pods if pod.ready and pod.address]
-        answers = await asyncio.gather(*(_load_of(client, pod) for pod in pods))
+        answers = await asyncio.gather(*(_load_of(asking, pod) for pod in pods))
         uid, scaler = self._scalers.get(mdep.key, ("", None))
         if mdep.spec.autoscaling is None or scaler is None or uid != mdep.uid:
             return
@@ -84,8 +83,8 @@ def _current(observed: Observed, mdep: ModelDeployment) -> int:
     return int(running) or mdep.spec.replicas
 
 
-async def _load_of(client: aiohttp.ClientSession, pod: Pod) -> float | None:
-    body = await ask(client, pod, "/metrics", _MOST)
+async def _load_of(asking: Asking, pod: Pod) -> float | None:
+    body = await asking.ask(pod, "/metrics", _MOST)
     return None if body is None else read(body.decode(errors="replace"))
 
 

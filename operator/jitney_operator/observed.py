@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,10 @@ class Pod:
     @property
     def name(self) -> str:
         return str(self.body["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.body["metadata"]["uid"])
 
     @property
     def template(self) -> str | None:
@@ -60,6 +65,12 @@ class Pod:
         """Its runtime runs, can be asked, and is not ready."""
         return bool(self.address) and "running" in self.container.get("state", {}) and not self.leaving and not self.ready
 
+    @property
+    def stuck(self) -> bool:
+        """It has a node, and its containers are not made yet: images are fetched, volumes mounted, a network is given."""
+        waiting = self.container.get("state", {"waiting": {"reason": "ContainerCreating"}}).get("waiting", {}).get("reason")
+        return self.placed and not self.leaving and not self.over and waiting in ("ContainerCreating", "PodInitializing")
+
     def condition(self, kind: str) -> Json:
         return _condition(self.body, kind)
 
@@ -71,13 +82,24 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """What Kubernetes tells of a pod in an Event and nowhere else; `reason` is the Event's."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Observed:
-    """`deployment`, `service` and `claim` (the cache's) are None when the cluster has none of ours."""
+    """`deployment`, `service` and `claim` (the cache's) are None when the cluster has none of ours. `troubles` by the pod's uid.
+    `exclusive`: a claim that the resource names can be held on one node, or by one pod, only."""
 
     deployment: Json | None = None
     service: Json | None = None
     pods: tuple[Pod, ...] = field(default_factory=tuple)
     claim: Json | None = None
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    exclusive: bool = False
 
     def count(self, name: str) -> int:
         """replicas, updatedReplicas or readyReplicas as the Deployment controller counts them."""

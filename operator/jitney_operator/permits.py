@@ -9,6 +9,9 @@ from jitney_operator.api import Spec
 from jitney_operator.errors import Rejected
 from jitney_operator.settings import Allow
 
+# They tell Python or the dynamic linker where to find code.
+CODE_BRINGERS = ("PYTHON", "LD_")
+
 
 def check(spec: Spec, allow: Allow) -> None:
     """Rejected with NotAllowed for the first thing that is not."""
@@ -41,14 +44,25 @@ def _host_path(spec: Spec, allow: Allow) -> None:
 
 
 def _remote_code(spec: Spec, allow: Allow) -> None:
-    """The runtime takes no abbreviated flags, and variables in any case: these two are all the ways to ask for it."""
+    """The runtime takes no abbreviated flags, and variables in any case. A variable in an argument would become any flag in the pod, and
+    some variables bring code into every Python."""
+    if allow.trust_remote_code:
+        return
     asked = any(argument.partition("=")[0] == "--trust-remote-code" for argument in spec.args)
-    asked = asked or any(entry["name"].upper() == "JITNEY_TRUST_REMOTE_CODE" for entry in spec.env)
-    if asked and not allow.trust_remote_code:
+    if asked or any(entry["name"].upper() == "JITNEY_TRUST_REMOTE_CODE" for entry in spec.env):
         raise Rejected(
             "NotAllowed",
             "The administrator does not allow code from a model's repository to run; take trust-remote-code out of args and env.",
         )
+    for argument in spec.args:
+        if "$(" in argument:
+            raise Rejected(
+                "NotAllowed",
+                f"The administrator does not allow foreign code, and a variable in an argument could ask for it: write {argument} out.",
+            )
+    for entry in spec.env:
+        if entry["name"].startswith(CODE_BRINGERS):
+            raise Rejected("NotAllowed", f"The administrator does not allow foreign code, which {entry['name']} could bring in.")
 
 
 def _matches(value: str, patterns: tuple[str, ...]) -> bool:

@@ -37,12 +37,12 @@ def make(mdep: ModelDeployment, observed: Observed, settings: Settings, catalogu
     except Rejected as error:
         # The children of the last good generation stay as they are.
         return Plan((), _facts(mdep, observed, conditions.rejected(error.reason, error.message), None, False, None), None)
-    children = builders.children(mdep, resolved, settings.image_pull_policy)
+    children = builders.children(mdep, resolved, settings.image_pull_policy, observed.exclusive)
     changes = tuple(child for child in children if _differs(observed, child))
     template = children[-1]["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
     verdict = conditions.accepted(resolved.model is not None)
     facts = _facts(mdep, observed, verdict, template, not changes, progress)
-    return Plan(changes, facts, resolved.echo(mdep.spec))
+    return Plan(changes, facts, resolved.echo(mdep))
 
 
 def _comparable(child: Json) -> Json:

@@ -92,6 +92,14 @@ REASONS: dict[str, Reason] = {
     "ClaimNotFound": Reason(
         ("ModelLoaded",), "There is no such PersistentVolumeClaim.", "Create it, or correct `spec.model` or `spec.cache`."
     ),
+    "MountFailed": Reason(
+        ("ModelLoaded",),
+        "The pod has a node, which cannot mount one of its volumes.",
+        "The message says which and why: check the claim of `spec.model` or `spec.cache` and the storage behind it.",
+    ),
+    "SandboxFailed": Reason(
+        ("ModelLoaded",), "The node cannot set the pod up: its network, its runtime class.", "The message is the node's; look after it."
+    ),
     "Unauthorized": Reason(
         ("ModelLoaded",), "The hub refuses the model: it is private or gated.", "Accept its licence and set `spec.hfTokenSecretRef`."
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jitney_operator import fit, permits
 from jitney_operator.api import Json, ModelDeployment, Spec
@@ -26,18 +26,20 @@ class Resolved:
     model: Model | None
     estimate: Estimate | None
     max_model_len: int | None
+    revision: str | None = None
     explanation: str = ""
 
     @property
     def device(self) -> str:
         return self.profile.device
 
-    def echo(self, spec: Spec) -> Json:
+    def echo(self, mdep: ModelDeployment) -> Json:
         """status.resolved"""
-        found: Json = {"servedModelName": spec.served_model_name, "repository": self.reference, "image": self.image}
+        found: Json = {"generation": mdep.generation, "servedModelName": mdep.spec.served_model_name}
+        found |= {"repository": self.reference, "image": self.image}
         found |= {"profile": self.profile.name, "device": self.device, "gpus": self.profile.gpus}
-        if spec.revision:
-            found["revision"] = spec.revision
+        if self.revision:
+            found["revision"] = self.revision
         if self.model:
             found["size"] = self.model.size
         if self.max_model_len:
@@ -56,18 +58,28 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
     refuse_unsupported(spec)
     permits.check(spec, settings.allow)
     model, reference, source = find_model(spec, catalogue)
-    request = Request(model, spec.max_num_seqs, spec.max_model_len or kept.get("maxModelLen")) if model else None
-    kept_profile = settings.profiles.get(kept.get("profile", ""))
-    if kept_profile:
-        profile, estimate = place(spec, (kept_profile,), request, settings)
-        explanation = kept.get("explanation", "")
+    request = Request(model, spec.max_num_seqs, spec.max_model_len) if model else None
+    placed = _as_before(spec, kept, request, settings)
+    if placed:
+        (profile, estimate), explanation = placed, kept.get("explanation", "")
     else:
         tried = candidates(spec, settings)
         profile, estimate = place(spec, tried, request, settings)
         explanation = explain(profile, tried[: tried.index(profile)], request, estimate)
     image = spec.image or kept.get("image") or profile.image or settings.runtime_image
+    revision = spec.revision or (model.revision if model else None)
     window = estimate.max_model_len if estimate else spec.max_model_len
-    return Resolved(reference, source, image, profile, model, estimate, window, explanation)
+    return Resolved(reference, source, image, profile, model, estimate, window, revision, explanation)
+
+
+def _as_before(spec: Spec, kept: Json, request: Request | None, settings: Settings) -> tuple[Profile, Estimate | None] | None:
+    """The profile and window that this generation has already; None where it has none, or the administrator made the profile too small."""
+    profile = settings.profiles.get(kept.get("profile", ""))
+    if profile is None or request is None:
+        return (profile, None) if profile else None
+    held = replace(request, max_model_len=request.max_model_len or kept.get("maxModelLen"))
+    estimate = fit.within(held, profile.device, memory_of(spec, profile))
+    return (profile, estimate) if estimate else None
 
 
 def explain(profile: Profile, passed_over: tuple[Profile, ...], request: Request | None, estimate: Estimate | None) -> str:
@@ -107,17 +119,18 @@ def place(spec: Spec, profiles: tuple[Profile, ...], request: Request | None, se
             return profile, estimate
     largest = max(profiles, key=lambda profile: profile.memory)
     others = (profile for profile in settings.profiles.values() if profile not in profiles and spec.device in ("auto", profile.device))
-    fitting = tuple(profile.name for profile in others if fit.within(request, profile.device, memory_of(spec, profile)))
+    fitting = tuple(
+        f"{profile.name} ({gib(profile.memory)})" for profile in others if fit.within(request, profile.device, memory_of(spec, profile))
+    )
     raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting)
 
 
 def candidates(spec: Spec, settings: Settings) -> tuple[Profile, ...]:
-    """The named profile alone; without a name the default, then the others from the smallest on, of the device that was asked for."""
+    """The named profile alone; without a name the administrator's default, if there is one, and then the others from the smallest on."""
     names = ", ".join(settings.profiles)
     if spec.profile is None:
-        default = settings.profiles[settings.default_profile]
-        others = sorted(settings.profiles.values(), key=lambda profile: (profile.gpus, profile.memory))
-        ordered = [default, *(profile for profile in others if profile is not default)]
+        default = settings.default_profile
+        ordered = sorted(settings.profiles.values(), key=lambda profile: (profile.name != default, profile.gpus, profile.memory))
         found = tuple(profile for profile in ordered if spec.device in ("auto", profile.device))
         if not found:
             raise Rejected("ProfileNotFound", f"No profile has the device {spec.device}; the administrator's profiles are {names}.")
@@ -165,8 +178,11 @@ def memory_of(spec: Spec, profile: Profile) -> int:
 
 def _kept(mdep: ModelDeployment) -> Json:
     """What this generation came to mean when it was accepted: an upgraded operator or another configuration restarts nothing."""
-    accepted: Json = next((entry for entry in mdep.status.get("conditions", ()) if entry["type"] == "Accepted"), {})
-    if accepted.get("status") != "True" or accepted.get("observedGeneration") != mdep.generation:
-        return {}
     kept: Json = mdep.status.get("resolved") or {}
-    return kept
+    return kept if kept.get("generation", _accepted_generation(mdep)) == mdep.generation else {}
+
+
+def _accepted_generation(mdep: ModelDeployment) -> int | None:
+    """For what 0.1.0 resolved, which did not write down of which generation it was."""
+    accepted: Json = next((entry for entry in mdep.status.get("conditions", ()) if entry["type"] == "Accepted"), {})
+    return accepted.get("observedGeneration") if accepted.get("status") == "True" else None

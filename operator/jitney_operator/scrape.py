@@ -8,10 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from jitney_operator.api import Key
-from jitney_operator.asking import ask, session
+from jitney_operator.asking import Asking
 from jitney_operator.conditions import LOADING, Progress
 from jitney_operator.observed import Pod
 from jitney_operator.store import Store
@@ -42,15 +40,15 @@ class Scrape:
 
     async def run(self) -> None:
         """For ever."""
-        async with session() as client:
+        async with Asking() as asking:
             while True:
                 if self._leading():
-                    await self._round(client)
+                    await self._round(asking)
                 await asyncio.sleep(PERIOD)
 
-    async def _round(self, client: aiohttp.ClientSession) -> None:
+    async def _round(self, asking: Asking) -> None:
         loading = self._store.loading()
-        answers = await asyncio.gather(*(_progress_of(client, pod) for pod in loading.values()))
+        answers = await asyncio.gather(*(_progress_of(asking, pod) for pod in loading.values()))
         heard = {
             key: found for (key, pod), answer in zip(loading.items(), answers, strict=True) if (found := self._newest(key, pod, answer))
         }
@@ -67,8 +65,8 @@ class Scrape:
         return before if before and before.process == pod.process else None
 
 
-async def _progress_of(client: aiohttp.ClientSession, pod: Pod) -> Progress | None:
-    body = await ask(client, pod, "/readyz", _MOST)
+async def _progress_of(asking: Asking, pod: Pod) -> Progress | None:
+    body = await asking.ask(pod, "/readyz", _MOST)
     try:
         return None if body is None else _read(json.loads(body))
     except (ValueError, RecursionError):

@@ -131,7 +131,8 @@ class Settings:
     log_level: str = "INFO"
     runtime_image: str = "jitney-runtime:0.1.0"
     image_pull_policy: str = "IfNotPresent"
-    default_profile: str = "cpu"
+    # None: the smallest that holds the model.
+    default_profile: str | None = None
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     allow: Allow = Allow()
     catalogue: Catalogue = field(default_factory=Catalogue.read)
@@ -143,9 +144,11 @@ class Settings:
         values = _load(environ.get("JITNEY_CONFIG"))
         named = _mapping("profiles", values["profiles"])
         profiles = {name: Profile.parse(name, {} if profile is None else profile) for name, profile in named.items()}
-        default = values.get("defaultProfile", "cpu")
-        if default not in profiles:
-            raise SettingsError(f"defaultProfile {default} is not one of the profiles: {', '.join(profiles) or 'none'}")
+        default = values.get("defaultProfile") or None
+        if not profiles:
+            raise SettingsError("profiles must name at least one, such as cpu")
+        if default and default not in profiles:
+            raise SettingsError(f"defaultProfile {default} is not one of the profiles: {', '.join(profiles)}")
         return cls(
             namespace=environ.get("JITNEY_NAMESPACE") or "default",
             identity=environ.get("JITNEY_POD_NAME") or "jitney-operator",

@@ -48,12 +48,15 @@ class Store:
 
     def prune(self, listing: Listing) -> set[Key]:
         """Forget objects that were gone when the listing was made; the keys they belonged to. What is newer than it stays."""
-        there = {item["metadata"]["uid"] for item in listing.items}
+        # By owner too: a child that was given to another resource is no longer this one's.
+        there = {(parent(item), item["metadata"]["uid"]) for item in listing.items}
         emptied: set[Key] = set()
         for key, names in self._objects.get(listing.kind, {}).items():
             if listing.namespace not in (None, key.namespace):
                 continue
-            gone = [name for name, body in names.items() if body["metadata"]["uid"] not in there and _version(body) <= listing.version]
+            gone = [
+                name for name, body in names.items() if (key, body["metadata"]["uid"]) not in there and _version(body) <= listing.version
+            ]
             for name in gone:
                 del names[name]
             emptied |= {key} if gone else set()
@@ -94,6 +97,11 @@ class Store:
             if starting:
                 found[key] = min(starting, key=lambda pod: pod.name)
         return found
+
+    def stuck(self) -> dict[Key, list[Pod]]:
+        """Pods that have a node and wait there for something that their status does not name."""
+        found = {key: [pod for pod in map(Pod, names.values()) if pod.stuck] for key, names in self._objects.get("Pod", {}).items()}
+        return {key: pods for key, pods in found.items() if pods}
 
     def find(self, kind: str, key: Key, name: str) -> Json | None:
         return self._objects.get(kind, {}).get(key, {}).get(name)

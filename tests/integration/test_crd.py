@@ -123,6 +123,24 @@ ACCEPTED: list[dict[str, Any]] = [
     {"model": MODEL, "rollout": {"maxSurge": 0}},
     {"model": MODEL, "rollout": {"maxSurge": 1000}},
     {"model": MODEL, "autoscaling": {"minReplicas": 0, "maxReplicas": 3, "scaleDownDelaySeconds": 0}},
+    {"model": MODEL, "size": 10000},
+    {"model": MODEL, "size": "99999.9999"},
+    {"model": MODEL, "cache": {"type": "EmptyDir", "size": "1.5Gi"}},
+    {"model": MODEL, "cache": {"type": "EmptyDir", "size": "500k"}},
+    {"model": MODEL, "cache": {"type": "PersistentVolumeClaim", "claimName": "c" * 253}},
+    {"model": MODEL, "args": ["x" * 1024] * 64},
+    {"model": MODEL, "env": [{"name": f"A{number}", "value": "v" * 4096} for number in range(64)]},
+    {"model": MODEL, "env": [{"name": "A" * 253, "valueFrom": {"configMapKeyRef": {"name": "n" * 253, "key": "k" * 253}}}]},
+    {"model": MODEL, "imagePullSecrets": [{"name": f"s{number}"} for number in range(16)]},
+    {"model": MODEL, "scheduling": {"nodeSelector": {f"k{number}": "v" * 63 for number in range(32)}}},
+    {"model": MODEL, "scheduling": {"tolerations": [{"key": f"k{number}"} for number in range(32)]}},
+    {"model": MODEL, "scheduling": {"priorityClassName": "p" * 253, "runtimeClassName": "r" * 253}},
+    {"model": MODEL, "resources": {"requests": {f"r{number}": 1 for number in range(16)}}},
+    {
+        "model": MODEL,
+        "autoscaling": {"minReplicas": 1000, "maxReplicas": 1000, "targetRequestsPerReplica": 100_000, "scaleDownDelaySeconds": 86400},
+    },
+    {"model": MODEL, "autoscaling": {"minReplicas": 1, "maxReplicas": 1, "targetRequestsPerReplica": 1, "scaleDownDelaySeconds": 0}},
     *[{"model": MODEL, "scheduling": {"tolerations": [{"operator": name, "key": "gpu"}]}} for name in ("Exists", "Equal")],
     *[{"model": MODEL, "scheduling": {"tolerations": [{"effect": name}]}} for name in ("NoSchedule", "PreferNoSchedule", "NoExecute")],
     {"model": MODEL, "scheduling": {"tolerations": [{"key": "gpu", "operator": "Exists"}], "affinity": {"nodeAffinity": {}}}},
@@ -137,6 +155,7 @@ def test_what_is_accepted(namespace: Namespace, spec: dict[str, Any]):
     assert stored["rollout"] == stored["rollout"] | spec.get("rollout", {})
 
 
+KEY = {"name": "n", "key": "k"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "spec.model: Required value"),
     ({"model": ""}, "spec.model"),
@@ -205,6 +224,37 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": MODEL, "autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas may not be above maxReplicas"),
     ({"model": MODEL, "resources": {"limits": {"memory": "lots"}}}, "spec.resources.limits.memory"),
     ({"model": MODEL, "args": ["x"] * 65}, "must have at most 64 items"),
+    ({"model": MODEL, "args": ["x" * 1025]}, "may not be more than 1024"),
+    ({"model": MODEL, "size": "100000"}, "size is in billions of parameters"),
+    ({"model": MODEL, "cache": {"type": "EmptyDir", "size": "500K"}}, "spec.cache.size in body should match"),
+    ({"model": MODEL, "cache": {"type": "PersistentVolumeClaim", "claimName": "c", "size": "1Gi"}}, "a claimName or path has its own size"),
+    ({"model": MODEL, "cache": {"type": "HostPath", "path": "/x", "size": "1Gi"}}, "a claimName or path has its own size"),
+    ({"model": MODEL, "cache": {"type": "PersistentVolumeClaim", "claimName": "c" * 254}}, "may not be more than 253"),
+    ({"model": MODEL, "env": [{"name": f"A{number}"} for number in range(65)]}, "must have at most 64 items"),
+    ({"model": MODEL, "env": [{"name": "A" * 254}]}, "may not be more than 253"),
+    ({"model": MODEL, "env": [{"name": "A", "value": "v" * 4097}]}, "may not be more than 4096"),
+    ({"model": MODEL, "env": [{"name": "A"}, {"name": "A"}]}, "Duplicate value"),
+    ({"model": MODEL, "env": [{"name": "A", "valueFrom": {}}]}, "should have at least 1 properties"),
+    ({"model": MODEL, "env": [{"name": "A", "valueFrom": {"secretKeyRef": KEY, "configMapKeyRef": KEY}}]}, "env[0].valueFrom: Too many"),
+    ({"model": MODEL, "hfTokenSecretRef": {"name": "n" * 254, "key": "k"}}, "may not be more than 253"),
+    ({"model": MODEL, "apiKeySecretRef": {"name": "n", "key": ""}}, "apiKeySecretRef.key"),
+    ({"model": MODEL, "imagePullSecrets": [{"name": f"s{number}"} for number in range(17)]}, "must have at most 16 items"),
+    ({"model": MODEL, "imagePullSecrets": [{"name": "s"}, {"name": "s"}]}, "Duplicate value"),
+    ({"model": MODEL, "scheduling": {"nodeSelector": {f"k{number}": "v" for number in range(33)}}}, "must have at most 32 items"),
+    ({"model": MODEL, "scheduling": {"nodeSelector": {"k": "v" * 64}}}, "may not be more than 63"),
+    ({"model": MODEL, "scheduling": {"tolerations": [{"key": "k"}] * 33}}, "must have at most 32 items"),
+    ({"model": MODEL, "scheduling": {"priorityClassName": "p" * 254}}, "may not be more than 253"),
+    ({"model": MODEL, "scheduling": {"runtimeClassName": "r" * 254}}, "may not be more than 253"),
+    ({"model": MODEL, "resources": {"requests": {f"r{number}": 1 for number in range(17)}}}, "must have at most 16 items"),
+    ({"model": MODEL, "resources": {"requests": {"cpu": "1" * 33}}}, "may not be more than 32"),
+    ({"model": MODEL, "autoscaling": {"minReplicas": 1}}, "autoscaling.maxReplicas: Required value"),
+    ({"model": MODEL, "autoscaling": {"maxReplicas": 0}}, "greater than or equal to 1"),
+    ({"model": MODEL, "autoscaling": {"maxReplicas": 1001}}, "less than or equal to 1000"),
+    ({"model": MODEL, "autoscaling": {"minReplicas": -1, "maxReplicas": 1}}, "greater than or equal to 0"),
+    ({"model": MODEL, "autoscaling": {"maxReplicas": 1, "targetRequestsPerReplica": 0}}, "greater than or equal to 1"),
+    ({"model": MODEL, "autoscaling": {"maxReplicas": 1, "targetRequestsPerReplica": 100_001}}, "less than or equal to 100000"),
+    ({"model": MODEL, "autoscaling": {"maxReplicas": 1, "scaleDownDelaySeconds": -1}}, "greater than or equal to 0"),
+    ({"model": MODEL, "autoscaling": {"maxReplicas": 1, "scaleDownDelaySeconds": 86401}}, "less than or equal to 86400"),
 ]
 
 
@@ -213,3 +263,11 @@ def test_what_is_refused_and_in_which_words(namespace: Namespace, spec: dict[str
     with pytest.raises(RuntimeError) as refused:
         namespace.create(**spec)
     assert said in str(refused.value)
+
+
+def test_the_size_of_a_made_claim_stays(namespace: Namespace):
+    namespace.create(model=MODEL, cache={"type": "PersistentVolumeClaim", "size": "1Gi"})
+    with pytest.raises(RuntimeError, match="edit the claim NAME-cache"):
+        namespace.update(cache={"type": "PersistentVolumeClaim", "size": "2Gi"})
+    namespace.update(cache=None)
+    namespace.update(cache={"type": "PersistentVolumeClaim", "size": "2Gi"})

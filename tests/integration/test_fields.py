@@ -202,6 +202,76 @@ def rolling(surge: int, unavailable: int) -> dict[str, Any]:
     return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
 
 
+def test_what_the_server_writes_in_its_own_way_is_applied_once(namespace: Namespace, operator: Operator):
+    """1024Mi is stored as 1Gi, and empty lists not at all: neither is a difference that must be put right for ever."""
+    term = {"topologyKey": "zone", "namespaces": [], "labelSelector": {"matchLabels": {"app": "x"}, "matchExpressions": []}}
+    affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}, "podAffinity": {}}
+    resources = {"requests": {"cpu": "1.", "memory": "1024Mi"}, "limits": {"memory": "2048Mi"}}
+    namespace.create(
+        **SMALL, cache={"type": "EmptyDir", "size": "1024Mi"}, resources=resources, scheduling={"affinity": affinity}, replicas=0
+    )
+    operator.until(lambda: children.settled(namespace))
+    assert volume(namespace, "cache")["emptyDir"]["sizeLimit"] == "1Gi", "the server does as this test believes"
+    children.finish_rollout(namespace)
+    operator.until(lambda: namespace.reason() == "ScaledToZero")
+    assert namespace.condition("Ready")["status"] == "True"
+
+
+def test_pods_follow_one_another_on_a_claim_for_one_pod(namespace: Namespace, operator: Operator):
+    for name, modes in (("alone", ["ReadWriteOncePod"]), ("shared", ["ReadOnlyMany", "ReadWriteOnce"])):
+        spec = {"accessModes": modes, "storageClassName": "", "resources": {"requests": {"storage": "1Gi"}}}
+        body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+        namespace.kubectl("apply", "-f", "-", input=json.dumps(body))
+    namespace.create(model="pvc://alone/model")
+    operator.until(lambda: strategy(namespace) == {"type": "Recreate"})
+    namespace.update(model="pvc://shared/model")
+    operator.until(lambda: strategy(namespace) == rolling(1, 0))
+    namespace.update(cache={"type": "PersistentVolumeClaim", "claimName": "alone"})
+    operator.until(lambda: strategy(namespace) == {"type": "Recreate"})
+
+
+def test_a_mount_that_fails_is_told_from_the_pods_events(namespace: Namespace, operator: Operator):
+    """The pod's own status says ContainerCreating, as when all is well."""
+    namespace.create(model="pvc://weights/model")
+    operator.until(lambda: children.deployment(namespace))
+    children.make_pod(namespace)
+    children.set_container(namespace, {"waiting": {"reason": "ContainerCreating"}}, phase="Pending")
+    uid = json.loads(namespace.kubectl("get", "pod", "chat-1", "-o", "json"))["metadata"]["uid"]
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "chat-1.1"},
+        "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace.name, "name": "chat-1", "uid": uid},
+        "type": "Warning",
+        "reason": "FailedMount",
+        "message": 'MountVolume.SetUp failed for volume "weights" : hostPath type check failed: /x is not a directory',
+        "lastTimestamp": "2026-01-01T00:00:00Z",
+    }
+    namespace.kubectl("create", "-f", "-", input=json.dumps(event))
+    operator.until(lambda: namespace.reason() == "MountFailed")
+    failure = namespace.get()["status"]["lastFailure"]
+    assert (failure["pod"], failure["container"]) == ("chat-1", "runtime")
+    assert "is not a directory" in failure["message"]
+    children.set_container(namespace, {"running": {}})
+    operator.until(lambda: namespace.reason() != "MountFailed")
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [{"requests": {"cpu": "4"}, "limits": {"cpu": "2"}}, {"limits": {"nvidia.com/gpu": 3}}],
+    ids=["more asked for than allowed", "a GPU limit without its request"],
+)
+def test_resources_that_contradict_themselves_are_refused_in_the_servers_words(
+    namespace: Namespace, operator: Operator, resources: dict[str, Any]
+):
+    namespace.create(**SMALL, resourceProfile="nvidia-gpu", resources=resources)
+    operator.until(lambda: namespace.reason() == "ChildRefused")
+    assert (
+        "must be less than or equal to" in namespace.condition("Accepted")["message"]
+        or "must be equal" in namespace.condition("Accepted")["message"]
+    )
+
+
 def test_gpus_only_where_the_profile_has_them(namespace: Namespace, operator: Operator):
     namespace.create("small", **SMALL, resourceProfile="cpu")
     namespace.create(**SMALL, resourceProfile="nvidia-gpu", scheduling={"tolerations": TOLERATIONS, "nodeSelector": {"disk": "fast"}})

@@ -38,9 +38,10 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "gitops.md"
 @pytest.fixture
 def said(namespace: Namespace, tmp_path: Path) -> Callable[[], tuple[str, str]]:
     """The words of kstatus and of Argo CD for what the resource is now."""
-    (block,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)]
+    (settings,) = (block["data"] for block in blocks if block.get("kind") == "ConfigMap")
     script = tmp_path / "health.lua"
-    script.write_text(yaml.safe_load(block)["data"]["resource.customizations.health.serving.jitney.dev_ModelDeployment"])
+    script.write_text(settings["resource.customizations.health.serving.jitney.dev_ModelDeployment"])
 
     def ask() -> tuple[str, str]:
         found = json.dumps(namespace.get())

@@ -45,6 +45,12 @@ def test_what_the_advice_names_really_fits():
     assert fit.within(asked(batch + 1, 8192), "cpu", 2 * GIB) is None
 
 
+def test_int8_is_named_where_it_would_do():
+    wish = asked(1, 8192).wish("cpu")
+    assert "int8" in fit.refusal(asked(1, 8192), "cpu", wish.total - wish.weights // 2, ()).message
+    assert "int8" not in fit.refusal(asked(1, 8192), "cpu", wish.total - wish.weights, ()).message
+
+
 def test_a_window_beyond_the_models_helps_nobody():
     with pytest.raises(Rejected, match="set at most 8192"):
         asked(1, 9000).check()

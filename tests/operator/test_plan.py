@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from jitney_operator import drift, failures, plan
 from jitney_operator.api import TEMPLATE, ModelDeployment
 from jitney_operator.catalogue import Catalogue
-from jitney_operator.observed import Observed, Pod
+from jitney_operator.observed import Observed, Pod, Trouble
 from jitney_operator.settings import Allow, Profile, Settings
 
 GI = 1024**3
@@ -42,7 +43,7 @@ def running(mdep: ModelDeployment, container: dict[str, Any] | None = None, **co
     deployment["metadata"]["generation"] = 1
     deployment["status"] = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": ready}
     template = deployment["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
-    metadata = {"name": "chat-1", "annotations": {TEMPLATE: template}}
+    metadata = {"name": "chat-1", "uid": "p1", "annotations": {TEMPLATE: template}}
     status = {
         "conditions": [{"type": kind, "status": value} for kind, value in conditions.items()],
         "containerStatuses": [{"name": "runtime", "image": "x:1", **(container or {})}],
@@ -104,7 +105,11 @@ def test_suspended_is_ready_and_not_available():
         ({"model": "smollm2-instruct"}, "SizeNotFound", "0.135, 0.36, 1.7"),
         ({"model": "smollm2-instruct", "size": 9}, "SizeNotFound", "0.135"),
         ({"model": "qwen1.5-chat", "size": 7, "device": "cpu"}, "DoesNotFit", "smaller size"),
-        ({"model": "qwen2.5-instruct", "size": 7, "resourceProfile": "cpu"}, "DoesNotFit", "What would fit: resourceProfile gpu."),
+        (
+            {"model": "qwen2.5-instruct", "size": 7, "resourceProfile": "cpu"},
+            "DoesNotFit",
+            "What would fit: resourceProfile gpu (24.00Gi).",
+        ),
         (SMALL | {"maxModelLen": 8192, "maxNumSeqs": 512}, "DoesNotFit", "What would fit: "),
         (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
         (SMALL | {"quantization": "int8"}, "NotSupportedYet", "int8"),
@@ -118,6 +123,12 @@ def test_suspended_is_ready_and_not_available():
         (SMALL | {"args": ["--trust-remote-code"]}, "NotAllowed", "take trust-remote-code out"),
         (SMALL | {"args": ["--trust-remote-code=true"]}, "NotAllowed", "take trust-remote-code out"),
         (SMALL | {"env": [{"name": "JITNEY_trust_REMOTE_CODE", "value": "1"}]}, "NotAllowed", "take trust-remote-code out"),
+        (SMALL | {"args": ["$(HF_X)"], "env": [{"name": "HF_X", "value": "--trust-remote-code"}]}, "NotAllowed", "write $(HF_X) out"),
+        (
+            {"model": "qwen2.5-instruct", "size": "0.5", "maxNumSeqs": 512, "resourceProfile": "cpu"},
+            "DoesNotFit",
+            "What would fit: maxNumSeqs ",
+        ),
         ({"model": "oci://elsewhere/models/x:1"}, "NotAllowed", "allowed are registry.example/*"),
     ],
 )
@@ -222,10 +233,16 @@ def test_without_a_profile_the_smallest_that_holds_the_model_is_taken_and_that_i
     assert "The context window is " in found["explanation"]
 
 
-def test_the_default_profile_is_taken_where_it_holds_the_model():
+def test_the_smallest_profile_is_taken_where_it_holds_the_model():
     found = make(resource(**SMALL, maxModelLen=2048)).resolved or {}
     assert found["profile"] == "cpu"
     assert "explanation" not in found
+
+
+def test_the_administrators_default_comes_first():
+    settings = replace(SETTINGS, default_profile="gpu")
+    found = plan.make(resource(**SMALL, maxModelLen=2048), Observed(), settings, CATALOGUE).resolved or {}
+    assert found["profile"] == "gpu"
 
 
 def test_last_words_from_a_log_carry_no_time_that_would_make_them_new():
@@ -303,6 +320,109 @@ def test_what_a_generation_came_to_mean_outlives_another_configuration():
     )
     again = plan.make(resource(seen, **SMALL), Observed(), other, CATALOGUE).resolved
     assert again == seen["resolved"]
-    moved = resource(seen | {"conditions": [{**entry, "observedGeneration": 0} for entry in seen["conditions"]]}, **SMALL)
+    refused = [{**entry, "status": "False"} for entry in seen["conditions"]]
+    assert plan.make(resource(seen | {"conditions": refused}, **SMALL), Observed(), other, CATALOGUE).resolved == again
+    moved = resource(seen | {"resolved": {**seen["resolved"], "generation": 0}}, **SMALL)
     fresh = plan.make(moved, Observed(), other, CATALOGUE).resolved or {}
     assert (fresh["image"], fresh["profile"]) == ("jitney-runtime:9", "big")
+
+
+def test_a_status_of_the_first_version_is_kept_too():
+    mdep = resource(**SMALL)
+    seen = make(mdep, running(mdep, Ready="True")).status(NOW)
+    del seen["resolved"]["generation"]
+    other = replace(SETTINGS, runtime_image="jitney-runtime:9")
+    found = plan.make(resource(seen, **SMALL), Observed(), other, CATALOGUE).resolved or {}
+    assert found["image"] == "jitney-runtime:0.1.0"
+
+
+def test_a_profile_that_was_made_smaller_is_gone_along_with_once():
+    """The window follows what there is, and then stays."""
+    mdep = resource(**SMALL)
+    seen = make(mdep).status(NOW)
+    smaller = replace(SETTINGS, profiles={"cpu": Profile("cpu", "cpu", 2 * GI, limits={"memory": "2Gi"})})
+    first = plan.make(resource(seen, **SMALL), Observed(), smaller, CATALOGUE)
+    again = plan.make(resource(first.status(NOW), **SMALL), Observed(), smaller, CATALOGUE)
+    assert first.resolved is not None
+    assert 512 <= first.resolved["maxModelLen"] < seen["resolved"]["maxModelLen"]
+    assert again.resolved == first.resolved
+
+
+@pytest.mark.parametrize(
+    ("spec", "strategy"),
+    [
+        ({}, {"type": "Recreate"}),
+        ({"rollout": {"maxSurge": 1}}, {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
+    ],
+)
+def test_pods_that_cannot_share_a_claim_follow_one_another(spec: dict[str, Any], strategy: dict[str, Any]):
+    mdep = resource(model="pvc://weights/m", **spec)
+    assert make(mdep, Observed(exclusive=True)).changes[1]["spec"]["strategy"] == strategy
+    assert make(mdep).changes[1]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1
+
+
+@pytest.mark.parametrize(
+    ("live", "desired"),
+    [
+        ({"sizeLimit": "1Gi"}, {"sizeLimit": "1024Mi"}),
+        ({"requests": {"cpu": "1"}}, {"requests": {"cpu": "1."}}),
+        ({"podAffinityTerm": {"topologyKey": "zone"}}, {"podAffinityTerm": {"topologyKey": "zone", "namespaces": [], "labelSelector": {}}}),
+        ({}, {"optional": False}),
+    ],
+)
+def test_what_the_server_writes_in_its_own_way_is_no_drift(live: dict[str, Any], desired: dict[str, Any]):
+    assert drift.holds(live, desired)
+
+
+def test_what_is_there_and_shall_not_be_is_drift():
+    assert not drift.holds({"replicas": 2}, {"replicas": 0})
+    assert not drift.holds({"sizeLimit": "2Gi"}, {"sizeLimit": "1Gi"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "seconds"),
+    [
+        (SMALL, 600),
+        ({"model": "qwen2.5-instruct", "size": 7, "resourceProfile": "gpu"}, 7_615_616_512 * 2 // 20_000_000),
+        (SMALL | {"startupTimeoutSeconds": 30}, 30),
+    ],
+)
+def test_the_startup_budget_follows_the_weights(spec: dict[str, Any], seconds: int):
+    spec_of = make(resource(**spec)).changes[1]["spec"]
+    probe = spec_of["template"]["spec"]["containers"][0]["startupProbe"]
+    assert 0 <= probe["periodSeconds"] * probe["failureThreshold"] - seconds < 2
+    assert spec_of["progressDeadlineSeconds"] > seconds
+
+
+def test_a_containerd_too_old_for_images_as_volumes():
+    spec = {"volumes": [{"name": "model", "image": {"reference": "x:1"}}]}
+    state = {"waiting": {"reason": "CreateContainerError", "message": "mkdir : no such file"}}
+    status = {"containerStatuses": [{"name": "runtime", "state": state}]}
+    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": spec, "status": status}))
+    assert failure is not None
+    assert failure.reason == "FeatureUnavailable"
+    assert "containerd 2.1" in failure.message
+
+
+def test_the_status_says_which_revision_answers():
+    before = resource(**SMALL)
+    observed = running(before, Ready="True")
+    after = make(resource(**SMALL, maxNumSeqs=8), observed).status(NOW)
+    assert after["serving"] == {"current": 0, "previous": 1}
+    assert next(entry for entry in after["conditions"] if entry["type"] == "Available")["message"].startswith("Pods of the revision before")
+    assert make(before, observed).status(NOW)["serving"] == {"current": 1, "previous": 0}
+
+
+MOUNT = 'MountVolume.SetUp failed for volume "weights" : hostPath type check failed: /x is not a directory'
+
+
+def test_a_volume_that_cannot_be_mounted():
+    mdep = resource(**SMALL)
+    waiting = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    observed = replace(running(mdep, waiting), troubles={"p1": Trouble("FailedMount", MOUNT)})
+    status = make(mdep, observed).status(NOW)
+    assert conditions(status)["ModelLoaded"] == ("False", "MountFailed")
+    assert "is not a directory" in status["lastFailure"]["message"]
+    assert conditions(make(mdep, replace(observed, troubles={})).status(NOW))["ModelLoaded"] == ("Unknown", "Pending")
+    started = replace(running(mdep, {"state": {"running": {}}}), troubles=observed.troubles)
+    assert conditions(make(mdep, started).status(NOW))["ModelLoaded"] == ("Unknown", "Pending")

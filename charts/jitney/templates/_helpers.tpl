@@ -58,4 +58,8 @@ app.kubernetes.io/part-of: jitney
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+# Why a pod is not made is told in its Events only.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 {{- end }}

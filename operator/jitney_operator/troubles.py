@@ -1,0 +1,93 @@
+"""Asks the cluster why a pod's containers are not made: a volume that cannot be mounted is told in Events and nowhere else.
+
+Only of pods that have waited a while, one listing for each of their namespaces: Events are many, and the watches do not carry them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from jitney_operator.api import Json, Key
+from jitney_operator.cluster import Cluster
+from jitney_operator.errors import ClusterError
+from jitney_operator.observed import Pod, Trouble
+from jitney_operator.store import Store
+from jitney_operator.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 1.0
+# Rounds that a pod may take to be made before anybody is asked, and after which its namespace is asked again. Most never need it.
+PATIENCE = 2
+# Namespaces asked in one round: however many pods wait, the server has no more to do.
+NAMESPACES = 4
+TOLD = ("FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox")
+# The kubelet's summary of others, which name the cause.
+SUMMARY = "Unable to attach or mount volumes"
+
+
+class Troubles:
+    """Main loop only. `of` is what the newest round heard; a change queues the resource. What was told of a pod stays while it waits."""
+
+    def __init__(self, store: Store, queue: WorkQueue, cluster: Cluster, leading: Callable[[], bool]) -> None:
+        self._store, self._queue, self._cluster, self._leading = store, queue, cluster, leading
+        self._told: dict[Key, dict[str, Trouble]] = {}
+        self._waited: dict[str, int] = {}
+
+    def of(self, key: Key) -> Mapping[str, Trouble]:
+        """By the pod's uid."""
+        return self._told.get(key, {})
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            if self._leading():
+                await self._round()
+            await asyncio.sleep(PERIOD)
+
+    async def _round(self) -> None:
+        stuck = self._store.stuck()
+        there = {pod.uid for pods in stuck.values() for pod in pods}
+        self._waited = {uid: self._waited.get(uid, 0) + 1 for uid in there}
+        self._told = {key: kept for key, told in self._told.items() if (kept := {uid: told[uid] for uid in told if uid in there})}
+        for namespace in itertools.islice(self._due(stuck), NAMESPACES):
+            await self._ask(namespace, {key: pods for key, pods in stuck.items() if key.namespace == namespace})
+
+    def _due(self, stuck: Mapping[Key, list[Pod]]) -> list[str]:
+        """Namespaces with pods that have waited and of which nothing is known; who waits longest comes first."""
+        waited: dict[str, int] = {}
+        for key, pods in stuck.items():
+            for pod in pods:
+                if pod.uid not in self.of(key):
+                    waited[key.namespace] = max(waited.get(key.namespace, 0), self._waited[pod.uid])
+        return sorted((name for name, rounds in waited.items() if rounds > PATIENCE), key=lambda name: -waited[name])
+
+    async def _ask(self, namespace: str, stuck: Mapping[Key, list[Pod]]) -> None:
+        # The next question is due when they have waited as long again.
+        self._waited |= {pod.uid: 0 for pods in stuck.values() for pod in pods}
+        try:
+            events = await self._cluster.warnings(namespace)
+        except ClusterError as error:
+            logger.warning("%s: its Events cannot be listed: %s", namespace, error)
+            return
+        for key, pods in stuck.items():
+            found = {pod.uid: trouble for pod in pods if (trouble := newest(events, pod.uid))}
+            if found:
+                self._told.setdefault(key, {}).update(found)
+                self._queue.add(key)
+
+
+def newest(events: Iterable[Json], uid: str) -> Trouble | None:
+    """What Events (core/v1) tell of this pod: the last one that names a cause."""
+    mine = [event for event in events if event.get("involvedObject", {}).get("uid") == uid and event.get("reason") in TOLD]
+    if not mine:
+        return None
+    last = max(mine, key=lambda event: (not event.get("message", "").startswith(SUMMARY), _moment(event)))
+    return Trouble(last["reason"], " ".join(last.get("message", "").split()))
+
+
+def _moment(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp", ""))

@@ -25,14 +25,18 @@ class KeyPair:
 
 
 class Authority:
-    """Signs server and client certificates; everything it makes lies as PEM files in its folder."""
+    """Signs server and client certificates; everything it makes lies as PEM files in its folder, itself too: who comes later goes on with it."""
 
     def __init__(self, folder: Path, name: str = "jitney-throwaway") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        self.certificate = folder / "ca.crt"
+        self.certificate, key = folder / "ca.crt", folder / "ca.key"
+        if self.certificate.is_file() and key.is_file():
+            self._key = _read_key(key)
+            return
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        _write_key(key, self._key)
         _write_certificate(self.certificate, self._certificate_of_itself())
 
     def _certificate_of_itself(self) -> x509.Certificate:
@@ -89,6 +93,13 @@ def _host(host: str) -> x509.GeneralName:
 
 def _write_certificate(path: Path, certificate: x509.Certificate) -> None:
     path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{path} holds no key of ours")
+    return key
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:

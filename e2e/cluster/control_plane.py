@@ -13,6 +13,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from ssl import SSLContext, create_default_context
 from types import TracebackType
@@ -98,8 +99,12 @@ class ControlPlane:
 
     # Certificates
 
+    @cached_property
+    def authority(self) -> Authority:
+        """Made at the first start; a program that finds the control plane running goes on with it."""
+        return Authority(self.folder / "certificates")
+
     def _make_certificates(self) -> None:
-        self.authority = Authority(self.folder / "certificates")
         self.service_accounts = service_account_key(self.authority.folder)
         names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost")
         hosts = (*names, SERVICE_ADDRESS, "127.0.0.1", self.network.address)
@@ -198,6 +203,10 @@ class ControlPlane:
             "--leader-elect=false",
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
+            # Minutes in a real cluster, where nobody looks on.
+            "--horizontal-pod-autoscaler-sync-period=5s",
+            "--horizontal-pod-autoscaler-cpu-initialization-period=10s",
+            "--horizontal-pod-autoscaler-initial-readiness-delay=5s",
         ]
         process = self.processes.start("kube-controller-manager", command)
         self.processes.wait(process, self._has_default_service_account, START_SECONDS)

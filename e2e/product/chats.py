@@ -2,13 +2,15 @@
 
 python chats.py URL MODEL '{"prompts": [...], "max_tokens": 48, "together": true, "seconds": 0}'
 
-With `seconds` each prompt is asked again and again until they are over: a load that stays as it is.
+With `seconds` each prompt is asked again and again until they are over, or SIGTERM comes: a load that stays as it is. Chats under way are
+finished.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import signal
 import sys
 import threading
 import time
@@ -83,13 +85,15 @@ def main(url: str, model: str, plan: dict[str, object]) -> None:
     lock = threading.Lock()
 
     end = time.time() + float(plan.get("seconds", 0))
+    enough = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: enough.set())
 
     def one(number: int, prompt: str) -> None:
         while True:
             answered = chat(url, model, number, prompt, int(plan.get("max_tokens", 48)))
             with lock:
                 print(json.dumps(answered), flush=True)
-            if time.time() >= end:
+            if time.time() >= end or enough.is_set():
                 return
             if answered["error"]:
                 time.sleep(0.5)

@@ -62,6 +62,10 @@ class Client:
         text = self.kubectl("logs", name, "-n", self.namespace)
         return sorted((Chat(**json.loads(line)) for line in text.splitlines()), key=lambda chat: chat.number)
 
+    def enough(self, name: str) -> None:
+        """Ends a load: what is under way is finished, and nothing more begins."""
+        self.kubectl("exec", name, "-n", self.namespace, "--", "python", "-c", "import os; os.kill(1, 15)")
+
     def finish(self, name: str, seconds: float = 300) -> list[Chat]:
         """Wait for the pod's end and remove it."""
         phase = wait_for(lambda: self._end(name), seconds, f"end of the client pod {name}")

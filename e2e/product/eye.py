@@ -13,7 +13,7 @@ from typing import Any, Self
 from cluster.kubectl import Kubectl
 
 Seen = dict[str, Any]
-KINDS = ("pods", "deployments", "modeldeployments")
+KINDS = ("pods", "deployments", "modeldeployments", "events")
 
 
 class Eye:
@@ -46,6 +46,11 @@ class Eye:
                 with self._news:
                     self._seen[kind].append((now, document["object"]))
                     self._news.notify_all()
+
+    def seen(self, kind: str) -> list[Seen]:
+        """Every state of every object so far, in the order in which they came."""
+        with self._news:
+            return [found for _, found in self._seen[kind]]
 
     def first(self, kind: str, holds: Callable[[Seen], bool], seconds: float, what: str, since: float = 0.0) -> float:
         """When an object of `kind` that `holds` was first seen after `since`, in Unix time; TimeoutError where none comes."""

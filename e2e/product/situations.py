@@ -20,7 +20,7 @@ NEEDED = {
     "CUDA out of memory", "no CUDA device", "model not found", "model not found on the hub", "hub says unauthorized", "hub unreachable",
     "disk full", "crash loop", "start takes too long", "Secret missing", "claim missing", "claim without a volume", "quota used up",
     "name taken", "download under way", "rollout under way", "rollout stuck", "rollout done", "suspended", "scaled to zero",
-    "node lost", "generation not observed yet",
+    "node lost", "generation not observed yet", "volume cannot be mounted",
 }  # fmt: skip
 
 
@@ -64,8 +64,8 @@ class Situation:
         """
 
         def belongs(found: Seen) -> bool:
-            metadata = found["metadata"]
-            mine = metadata.get("labels", {}).get(LABEL) == name or metadata["name"] == name
+            metadata, regards = found["metadata"], found.get("involvedObject", {}).get("name", "")
+            mine = metadata.get("labels", {}).get(LABEL) == name or metadata["name"] == name or regards.startswith(f"{name}-")
             return mine and metadata.get("namespace", self._namespace) == self._namespace and knows.holds(found)
 
         def says(found: Seen) -> bool:
@@ -118,3 +118,8 @@ REFUSED = Knows("deployments", _refused)
 def waiting(*reasons: str) -> Knows:
     """A container that cannot start."""
     return Knows("pods", lambda pod: _container(pod).get("state", {}).get("waiting", {}).get("reason") in reasons)
+
+
+def told(*reasons: str) -> Knows:
+    """An Event."""
+    return Knows("events", lambda event: event.get("reason") in reasons)

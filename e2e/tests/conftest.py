@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from test_model import model_folder
 
 from cluster import target
 from cluster.images import REPOSITORY
-from cluster.kubectl import Kubectl
+from cluster.kubectl import Kubectl, wait_for
 from cluster.target import Cluster
 
 FOLDER = Path(__file__).parent
@@ -81,8 +82,15 @@ def operator(cluster: Cluster, kubectl: Kubectl) -> None:
     installation.install(cluster, kubectl)
 
 
+@pytest.fixture(scope="session")
+def tidy(kubectl: Kubectl) -> Iterator[None]:
+    """Nobody waits for a namespace's end between two tests; that they all go is seen in the end."""
+    yield
+    wait_for(lambda: not [name for name in kubectl("get", "namespaces", "-o", "name").split() if "/e2e-" in name], 180, "end of namespaces")
+
+
 @pytest.fixture
-def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
+def namespace(kubectl: Kubectl, tidy: None, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of its own, which takes restricted pods only; shown when the test failed, and gone afterwards."""
     name = f"e2e-{uuid.uuid4().hex[:6]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -90,10 +98,11 @@ def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]
     yield name
     if request.node.stash.get(OUTCOME, False):
         print(f"\n=== {name}\n{kubectl.picture(name)}\n=== the operator\n{kubectl.picture(installation.NAMESPACE)}")
-    # Pods first: the namespace controller looks again only after half of their grace periods.
-    kubectl("delete", "mdep", "--all", "-n", name, "--cascade=foreground", "--timeout=120s")
-    kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")
-    kubectl("delete", "pv", f"{model_claim.CLAIM}-{name}", "--ignore-not-found")
+    # What waits for its pods in a test is the test's; here nobody has an answer to lose.
+    kubectl("delete", "mdep", "--all", "-n", name, "--cascade=foreground", "--wait=false")
+    kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--timeout=120s")
+    kubectl("delete", "namespace", name, "--wait=false")
+    kubectl("delete", "pv", f"{model_claim.CLAIM}-{name}", "--ignore-not-found", "--wait=false")
 
 
 @pytest.fixture
@@ -111,6 +120,18 @@ def eye(kubectl: Kubectl, operator: None) -> Iterator[Eye]:
 @pytest.fixture
 def situation(eye: Eye, kubectl: Kubectl, namespace: str, request: pytest.FixtureRequest) -> Situation:
     return Situation(eye, kubectl, namespace, request.node.name, request.config.stash[ROWS])
+
+
+@pytest.fixture
+def gpu_on_paper(kubectl: Kubectl) -> Iterator[None]:
+    """A node that claims one GPU and has none: the scheduler places the pod, the kubelet runs it."""
+    node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    for operation in ("add", "remove"):
+        value = {"value": "1"} if operation == "add" else {}
+        patch = [{"op": operation, "path": f"/status/{part}/nvidia.com~1gpu", **value} for part in ("capacity", "allocatable")]
+        kubectl("patch", "node", node, "--subresource=status", "--type=json", "-p", json.dumps(patch))
+        if operation == "add":
+            yield
 
 
 @pytest.fixture

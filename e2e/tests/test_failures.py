@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from product.resource import condition
-from product.situations import ENDED, LABEL, REFUSED, UNPLACED, Knows, Situation, waiting
+from product.situations import ENDED, LABEL, REFUSED, UNPLACED, Knows, Situation, told, waiting
 
 from cluster.kubectl import Kubectl, wait_for
 
@@ -67,6 +64,24 @@ def test_a_claim_that_is_not_there(apply, situation: Situation, kubectl: Kubectl
     assert "There is no PersistentVolumeClaim nowhere here" in condition(seen, "ModelLoaded")["message"]
 
 
+def test_a_volume_that_cannot_be_mounted(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
+    """Kubernetes tells it in an Event; the pod's own status says ContainerCreating, as on a good day."""
+    name = f"nofolder-{namespace}"
+    shared = {"storageClassName": "", "accessModes": ["ReadOnlyMany"]}
+    size = {"storage": "1Gi"}
+    source = {"hostPath": {"path": "/nowhere/at/all", "type": "Directory"}, "claimRef": {"namespace": namespace, "name": "nofolder"}}
+    volume = {"capacity": size, "persistentVolumeReclaimPolicy": "Retain", **source, **shared}
+    claim = {"volumeName": name, "resources": {"requests": size}, **shared}
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": volume},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "nofolder", "namespace": namespace}, "spec": claim},
+    )
+    apply("mountless", model="pvc://nofolder/model")
+    seen = situation("volume cannot be mounted", "mountless", told("FailedMount"), "ModelLoaded", "MountFailed")
+    assert "/nowhere/at/all is not a directory" in condition(seen, "ModelLoaded")["message"]
+    kubectl("delete", "pv", name, "--wait=false")
+
+
 def test_a_quota_that_is_used_up(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": namespace}}
     kubectl.apply({**quota, "spec": {"hard": {"pods": "0"}}})
@@ -99,18 +114,6 @@ def test_a_gpu_pod_that_finds_no_cuda(
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     seen = situation("no CUDA device", "nocuda", ENDED, "ModelLoaded", "DeviceNotFound")
     assert seen["status"]["lastFailure"]["exitCode"] == 16
-
-
-@pytest.fixture
-def gpu_on_paper(kubectl: Kubectl) -> Iterator[None]:
-    """A node that claims one GPU and has none: the scheduler places the pod, the kubelet runs it."""
-    node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
-    for operation in ("add", "remove"):
-        value = {"value": "1"} if operation == "add" else {}
-        patch = [{"op": operation, "path": f"/status/{part}/nvidia.com~1gpu", **value} for part in ("capacity", "allocatable")]
-        kubectl("patch", "node", node, "--subresource=status", "--type=json", "-p", json.dumps(patch))
-        if operation == "add":
-            yield
 
 
 def _pod(kubectl: Kubectl, namespace: str, name: str) -> dict[str, Any]:

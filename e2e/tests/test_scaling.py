@@ -6,39 +6,77 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from product import resource
 from product.chats import PROMPTS
 from product.client import Chat, Client
+from product.eye import Eye
 
+from cluster import metrics_server as metrics_server_process
 from cluster.images import RUNTIME
 from cluster.kubectl import CommandFailed, Kubectl, wait_for
+from cluster.local import LocalCluster
+from cluster.target import Cluster
 
 POD = "serving.jitney.dev/model-deployment=smollm2"
 SAME_IMAGE = f"docker.io/library/{RUNTIME.reference}"
 
 
-def test_a_rollout_and_scaling_cut_no_answer(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
-    """Another image, then one replica, three, one: there is always a pod that answers, so every chat is."""
-    load = _load(client, smollm2, seconds=120)
+def test_rollouts_and_scaling_cut_no_answer(smollm2: str, client: Client, kubectl: Kubectl, namespace: str, eye: Eye) -> None:
+    """Another width, another image, then one replica, three, one: there is always a pod that answers, so every chat is."""
+    load = _load(client, smollm2)
     wait_for(lambda: _answered(client, load) >= 16, 120, "first answers")
+    _patch(kubectl, namespace, '{"spec": {"maxNumSeqs": 8}}')
+    resource.wait_ready(kubectl, "smollm2", 120, namespace)
+    (serving,) = _serving(kubectl, namespace)
+    assert _flag(serving, "--max-num-seqs") == "8"
     _patch(kubectl, namespace, f'{{"spec": {{"image": "{SAME_IMAGE}"}}}}')
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
-    serving = [pod for pod in _pods(kubectl, namespace) if "deletionTimestamp" not in pod["metadata"]]
-    assert {pod["spec"]["containers"][0]["image"] for pod in serving} == {SAME_IMAGE}
+    assert {pod["spec"]["containers"][0]["image"] for pod in _serving(kubectl, namespace)} == {SAME_IMAGE}
     kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=3")
     seen = resource.wait_ready(kubectl, "smollm2", 180, namespace)
     assert seen["status"]["ready"] == "3/3"
     kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=1")
     _wait_for_pods(kubectl, namespace, 1)
-    chats = client.finish(load)
-    print(_summary(chats))
+    chats = _finish(client, load)
     assert not [chat.error for chat in chats if chat.error]
     assert resource.wait_ready(kubectl, "smollm2", 60, namespace)["status"]["ready"] == "1/1"
+    # The status said all along who answers: the revision before, then both or the new one, and never nobody.
+    states = [found["status"] for found in eye.seen("modeldeployments") if found["metadata"]["namespace"] == namespace]
+    begun = next(number for number, status in enumerate(states) if status.get("reason") == "Ready")
+    serving_states = [(status["serving"]["current"], status["serving"]["previous"]) for status in states[begun:]]
+    assert (0, 1) in serving_states
+    assert (0, 0) not in serving_states
+
+
+def test_the_only_gpu_of_a_node_is_handed_on(
+    apply: Callable[..., None], model: str, gpu_on_paper: None, client: Client, kubectl: Kubectl, namespace: str, eye: Eye
+) -> None:
+    """No second one is needed: the old pod finishes its answers and leaves, the new one waits for that, and nobody gets half an answer."""
+    small = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
+    # The node's GPU is on paper only, so the pod that holds it computes on the processor.
+    gpu = {"resourceProfile": "nvidia-gpu", "resources": small, "args": ["--device", "cpu"]}
+    apply("smollm2", model=model, **gpu, rollout={"drainSeconds": 30})
+    resource.wait_ready(kubectl, "smollm2", 180, namespace)
+    load = _load(client, f"http://smollm2.{namespace}.svc.cluster.local/v1")
+    wait_for(lambda: _answered(client, load) >= 16, 120, "first answers")
+    _patch(kubectl, namespace, '{"spec": {"maxNumSeqs": 8}}')
+    resource.wait_ready(kubectl, "smollm2", 120, namespace)
+    (serving,) = _serving(kubectl, namespace)
+    assert _flag(serving, "--max-num-seqs") == "8"
+    assert serving["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    begun = time.time()
+    chats = _finish(client, load)
+    _assert_turned_away_at_the_door(chats)
+    assert any(chat.ended >= begun and not chat.error for chat in chats), "the new pod answers"
+    reasons = {found["status"].get("reason") for found in eye.seen("modeldeployments") if found["metadata"]["namespace"] == namespace}
+    assert "WaitingForDrain" in reasons
+    assert "InsufficientGPU" not in reasons
 
 
 def test_a_polite_delete_and_suspend_leave_no_half_answers(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
     """With one replica somebody has to be turned away: before the first byte, never after it."""
-    load = _load(client, smollm2, seconds=50)
+    load = _load(client, smollm2)
     wait_for(lambda: _answered(client, load) >= 16, 120, "first answers")
     (old,) = _pods(kubectl, namespace)
     kubectl("delete", "pod", old["metadata"]["name"], "-n", namespace, "--wait=false")
@@ -46,14 +84,9 @@ def test_a_polite_delete_and_suspend_leave_no_half_answers(smollm2: str, client:
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
     _patch(kubectl, namespace, '{"spec": {"suspend": true}}')
     _wait_for_pods(kubectl, namespace, 0)
-    chats = client.finish(load)
-    print(_summary(chats))
-    refused = [chat for chat in chats if chat.error]
-    assert refused, "nobody came while no pod was there: this proves nothing"
-    assert not [chat for chat in refused if chat.answer], "half an answer"
-    # A packet sent to a pod in the moment of its end may get no answer at all: Kubernetes takes the address away without a word.
-    turned_away = ("ConnectionRefused", "503", "Connection timed out", "No route to host")
-    assert all(any(word in (chat.error or "") for word in turned_away) for chat in refused), _summary(chats)
+    chats = _finish(client, load)
+    assert [chat for chat in chats if chat.error], "nobody came while no pod was there: this proves nothing"
+    _assert_turned_away_at_the_door(chats)
 
 
 def test_a_model_scales_with_its_load(apply: Callable[..., None], model: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
@@ -63,21 +96,90 @@ def test_a_model_scales_with_its_load(apply: Callable[..., None], model: str, cl
     assert resource.wait_ready(kubectl, "smollm2", 180, namespace)["status"]["ready"] == "1/1"
     url = f"http://smollm2.{namespace}.svc.cluster.local/v1"
     begun = time.monotonic()
-    load = _load(client, url, seconds=60)
+    load = _load(client, url)
     asked = resource.wait_until(kubectl, "smollm2", "three replicas asked for", _wants(3), 60, namespace)
     print(f"three replicas asked for {time.monotonic() - begun:.1f} s after the load's pod was made")
     assert asked["spec"].get("replicas", 1) == 1, "the spec is the person's"
     resource.wait_until(kubectl, "smollm2", "three ready", lambda found: found["status"].get("ready") == "3/3", 180, namespace)
-    chats = client.finish(load)
-    print(_summary(chats))
+    chats = _finish(client, load)
     resource.wait_until(kubectl, "smollm2", "one replica asked for", _wants(1), 60, namespace)
     _wait_for_pods(kubectl, namespace, 1)
     assert not [chat.error for chat in chats if chat.error]
     assert resource.wait_ready(kubectl, "smollm2", 60, namespace)["status"]["ready"] == "1/1"
 
 
-def _load(client: Client, url: str, seconds: float) -> str:
-    return client.start(url, "smollm2", prompts=PROMPTS, max_tokens=32, seconds=seconds)
+@pytest.fixture
+def metrics_server(cluster: Cluster) -> None:
+    """Asked by HorizontalPodAutoscalers."""
+    if not isinstance(cluster, LocalCluster):
+        pytest.skip("other clusters bring their own metrics-server, or do without")
+    metrics_server_process.start(cluster.plane)
+
+
+def test_an_autoscaler_of_kubernetes_reads_and_writes_its_scale(
+    metrics_server: None, smollm2: str, client: Client, kubectl: Kubectl, namespace: str
+) -> None:
+    """A HorizontalPodAutoscaler on the resource itself, with the real metrics-server; ours leaves the number to it."""
+    load = _load(client, smollm2)
+    target = {"type": "AverageValue", "averageValue": "400m"}
+    spec = {
+        "scaleTargetRef": {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "smollm2"},
+        "minReplicas": 1,
+        "maxReplicas": 2,
+        "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+    }
+    metadata = {"name": "smollm2", "namespace": namespace}
+    kubectl.apply({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata, "spec": spec})
+    begun = time.monotonic()
+    resource.wait_until(kubectl, "smollm2", "two replicas asked for by it", lambda found: found["spec"]["replicas"] == 2, 120, namespace)
+    print(f"it asked for two replicas {time.monotonic() - begun:.1f} s after it was made")
+    resource.wait_until(kubectl, "smollm2", "two ready", lambda found: found["status"].get("ready") == "2/2", 120, namespace)
+    _patch(kubectl, namespace, '{"spec": {"autoscaling": {"minReplicas": 3, "maxReplicas": 5}}}')
+    decided = {"replicas": 2, "decidedBy": "HorizontalPodAutoscaler"}
+    resource.wait_until(kubectl, "smollm2", f"{decided}", lambda found: found["status"].get("autoscaling") == decided, 30, namespace)
+    wait_for(lambda: _replicas_it_reads(kubectl, namespace) == 2, 60, "two replicas that it reads")
+    chats = _finish(client, load)
+    assert not [chat.error for chat in chats if chat.error]
+    resource.wait_until(kubectl, "smollm2", "one replica asked for by it", lambda found: found["spec"]["replicas"] == 1, 120, namespace)
+    _wait_for_pods(kubectl, namespace, 1)
+    assert resource.wait_ready(kubectl, "smollm2", 60, namespace)["status"]["ready"] == "1/1"
+
+
+def _replicas_it_reads(kubectl: Kubectl, namespace: str) -> int | None:
+    """Once it finds everything it needs on the scale subresource."""
+    status = (kubectl.get("hpa", "smollm2", namespace) or {})["status"]
+    conditions = {entry["type"]: entry["status"] for entry in status.get("conditions", ())}
+    found = conditions.get("AbleToScale") == conditions.get("ScalingActive") == "True" and status.get("currentMetrics")
+    return int(status["currentReplicas"]) if found else None
+
+
+def _load(client: Client, url: str) -> str:
+    """Sixteen chats at a time, until _finish, and for 5 minutes at most."""
+    return client.start(url, "smollm2", prompts=PROMPTS, max_tokens=32, seconds=300)
+
+
+def _finish(client: Client, load: str) -> list[Chat]:
+    client.enough(load)
+    chats = client.finish(load)
+    print(_summary(chats))
+    return chats
+
+
+def _assert_turned_away_at_the_door(chats: list[Chat]) -> None:
+    """Whoever got no answer was refused, or told 503, before a first byte."""
+    refused = [chat for chat in chats if chat.error]
+    assert not [chat for chat in refused if chat.answer], "half an answer"
+    assert all(any(word in (chat.error or "") for word in ("ConnectionRefused", "HTTP 503")) for chat in refused), _summary(chats)
+
+
+def _serving(kubectl: Kubectl, namespace: str) -> list[dict[str, Any]]:
+    return [pod for pod in _pods(kubectl, namespace) if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _flag(pod: dict[str, Any], name: str) -> str:
+    args = pod["spec"]["containers"][0]["args"]
+    return str(args[args.index(name) + 1])
 
 
 def _answered(client: Client, load: str) -> int:

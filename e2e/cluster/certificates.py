@@ -25,7 +25,7 @@ class KeyPair:
 
 
 class Authority:
-    """Signs server and client certificates; everything it makes lies as PEM files in its folder, itself too: who comes later goes on with it."""
+    """Signs server and client certificates; what it makes, and its own key, lie as PEM files in its folder, for who comes later."""
 
     def __init__(self, folder: Path, name: str = "jitney-throwaway") -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.images import OPERATOR, REPOSITORY, RUNTIME
-from cluster.kubectl import Kubectl
+from cluster.kubectl import Kubectl, wait_for
 from cluster.progress import Step
 from cluster.target import Cluster
 
@@ -29,6 +29,12 @@ def install(cluster: Cluster, kubectl: Kubectl, values: Path = VALUES, *flags: s
             kubectl.helm("upgrade", "--install", RELEASE, str(CHART), *arguments, *_set(settings), "--wait", "--timeout", "180s")
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{kubectl.picture(NAMESPACE)}") from error
+
+
+def stop(kubectl: Kubectl) -> None:
+    """No operator runs until the next install: what changes its rights must not surprise one that still does."""
+    kubectl("scale", "deployment", DEPLOYMENT, "-n", NAMESPACE, "--replicas=0")
+    wait_for(lambda: not kubectl.list("pods", NAMESPACE), 60, "end of the operator")
 
 
 def uninstall(kubectl: Kubectl) -> None:

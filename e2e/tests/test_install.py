@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from product import installation
+from product import installation, resource
 
 from cluster.kubectl import CommandFailed, Kubectl, wait_for
 from cluster.target import Cluster
@@ -49,22 +50,48 @@ def test_the_operators_pod_is_a_restricted_one(kubectl: Kubectl, operator: None,
         kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(pod))
 
 
-def test_the_operator_is_refused_nothing(cluster: Cluster, kubectl: Kubectl, operator: None) -> None:
-    """Nothing it asks for is missing from its roles; the API server's own record says so."""
-    log = getattr(cluster, "audit_log", None)
-    if log is None:
-        pytest.skip("only the local cluster keeps an audit log here")
-    since = min(pod["metadata"]["creationTimestamp"] for pod in kubectl.list("pods", installation.NAMESPACE))
-    entries = [json.loads(line) for line in log.read_text().splitlines() if ACCOUNT in line]
-    own = [entry for entry in entries if entry["user"]["username"] == ACCOUNT and entry["requestReceivedTimestamp"] >= since]
-    assert own
-    assert not {f"{entry['verb']} {entry['requestURI']}" for entry in own if _lacks_right(entry)}
+def test_it_keeps_to_the_namespaces_that_it_is_given(cluster: Cluster, kubectl: Kubectl, apply, namespace: str) -> None:
+    """With Roles there and no ClusterRole; that they are enough is seen in the record (test_verbs)."""
+    installation.stop(kubectl)
+    installation.install(cluster, kubectl, installation.VALUES, "--set", f"watchNamespaces={{{namespace}}}")
+    try:
+        assert not kubectl.get("clusterrole", "jitney-operator")
+        outside = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "outside"}}
+        kubectl.apply({**outside, "spec": {"model": "file:///nowhere", "replicas": 0}})
+        apply("inside", model="file:///nowhere", replicas=0)
+        resource.wait_ready(kubectl, "inside", 60, namespace)
+        assert (kubectl.get("mdep", "outside") or {})["status"]["observedGeneration"] == 0
+    finally:
+        kubectl("delete", "mdep", "outside", "--ignore-not-found")
+        installation.stop(kubectl)
+        installation.install(cluster, kubectl)
 
 
-def _lacks_right(entry: dict[str, Any]) -> bool:
-    """Refused for its roles, not because a namespace is on its way out."""
-    response = entry.get("responseStatus", {})
-    return response.get("code") == 403 and "cannot" in response.get("message", "")
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"image": "elsewhere/x:1"}, "does not allow the image elsewhere/x:1"),
+        ({"env": [{"name": "SECRET", "value": "x"}]}, "does not allow the variable SECRET"),
+        ({"args": ["--trust-remote-code"]}, "code from a model's repository"),
+        ({"cache": {"type": "HostPath", "path": "/etc"}}, "does not allow the node's folder /etc"),
+    ],
+)
+def test_what_the_administrators_values_do_not_allow(
+    strict: None, apply, kubectl: Kubectl, namespace: str, spec: dict[str, Any], said: str
+) -> None:
+    apply("wish", model="file:///nowhere", replicas=0, **spec)
+    seen = resource.wait_until(kubectl, "wish", "NotAllowed", lambda seen: seen["status"].get("reason") == "NotAllowed", 30, namespace)
+    assert said in (resource.condition(seen, "Accepted") or {})["message"]
+    assert not kubectl.get("deployment", "wish", namespace)
+
+
+@pytest.fixture(scope="module")
+def strict(cluster: Cluster, kubectl: Kubectl) -> Iterator[None]:
+    """Values that allow next to nothing."""
+    narrow = ("config.allow.images={registry.example/*}", "config.allow.env={HF_*}", "config.allow.trustRemoteCode=false")
+    installation.install(cluster, kubectl, installation.VALUES, *(word for value in narrow for word in ("--set", value)))
+    yield
+    installation.install(cluster, kubectl)
 
 
 def test_uninstall_keeps_the_definition(cluster: Cluster, kubectl: Kubectl, apply, namespace: str) -> None:

@@ -15,7 +15,7 @@ from product.eye import Seen
 from product.resource import condition
 from product.situations import Knows, Situation
 
-from cluster.kubectl import CommandFailed, Kubectl, wait_for
+from cluster.kubectl import CommandFailed, Kubectl
 from cluster.local import LocalCluster
 from cluster.target import Cluster
 
@@ -80,8 +80,7 @@ def test_a_node_that_falls_silent(smollm2: str, situation: Situation, kubelet: i
 @pytest.fixture
 def no_operator(kubectl: Kubectl, operator: None) -> Iterator[None]:
     deployment = ("deployment", installation.DEPLOYMENT, "-n", installation.NAMESPACE)
-    kubectl("scale", *deployment, "--replicas=0")
-    wait_for(lambda: not kubectl.list("pods", installation.NAMESPACE), 60, "end of the operator")
+    installation.stop(kubectl)
     yield
     kubectl("scale", *deployment, "--replicas=1")
     kubectl("rollout", "status", *deployment, "--timeout=120s")

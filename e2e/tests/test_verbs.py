@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from product import installation
+from product.eye import Eye
 
 from cluster.kubectl import Kubectl
 from cluster.target import Cluster
@@ -23,11 +24,7 @@ NAMED_EXCEPTIONS: dict[Right, str] = {
 
 
 def test_every_right_is_used_and_none_is_missing(cluster: Cluster, kubectl: Kubectl, operator: None) -> None:
-    log = getattr(cluster, "audit_log", None)
-    if log is None:
-        pytest.skip("only the local cluster keeps an audit log here")
-    entries = [json.loads(line) for line in log.read_text().splitlines() if ACCOUNT in line]
-    own = [entry for entry in entries if entry["user"]["username"] == ACCOUNT and "objectRef" in entry]
+    own = [entry for entry in _record(cluster) if "objectRef" in entry]
     used = {right for entry in own if entry.get("responseStatus", {}).get("code") != 403 for right in _rights(entry)}
     granted = _granted(kubectl)
     print(
@@ -37,6 +34,37 @@ def test_every_right_is_used_and_none_is_missing(cluster: Cluster, kubectl: Kube
     )
     assert used <= granted
     assert granted - used == set(NAMED_EXCEPTIONS) & granted
+
+
+def test_the_operator_is_refused_nothing(cluster: Cluster, kubectl: Kubectl, eye: Eye) -> None:
+    """Neither with a ClusterRole nor with the Roles of some namespaces did it ask for what it has no right to."""
+    # Who leaves with an uninstall may find its rights gone first.
+    left = {
+        pod["metadata"]["name"]: pod["metadata"]["deletionTimestamp"] for pod in eye.seen("pods") if "deletionTimestamp" in pod["metadata"]
+    }
+    own = [entry for entry in _record(cluster) if entry["requestReceivedTimestamp"] < left.get(_pod(entry), "9")]
+    assert not {f"{entry['verb']} {entry['requestURI']}" for entry in own if _lacks_right(entry)}
+
+
+def _pod(entry: dict[str, Any]) -> str:
+    return str(entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0])
+
+
+def _record(cluster: Cluster) -> list[dict[str, Any]]:
+    """Everything the operator asked the API server for, in the whole suite."""
+    log = getattr(cluster, "audit_log", None)
+    if log is None:
+        pytest.skip("only the local cluster keeps an audit log here")
+    entries = [json.loads(line) for line in log.read_text().splitlines() if ACCOUNT in line]
+    own = [entry for entry in entries if entry["user"]["username"] == ACCOUNT]
+    assert own
+    return own
+
+
+def _lacks_right(entry: dict[str, Any]) -> bool:
+    """Refused for its roles, not because a namespace is on its way out."""
+    response = entry.get("responseStatus", {})
+    return response.get("code") == 403 and "cannot" in response.get("message", "")
 
 
 def _rights(entry: dict[str, Any]) -> set[Right]:

@@ -18,6 +18,7 @@ from jitney_operator.health import Health
 from jitney_operator.lease import Lease
 from jitney_operator.load import Load
 from jitney_operator.metrics import Metrics
+from jitney_operator.observer import Observer
 from jitney_operator.pruning import Pruning
 from jitney_operator.reconcile import SETTLE, Reconciler
 from jitney_operator.scrape import Scrape
@@ -74,10 +75,9 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     scrape = Scrape(store, queue, lambda: lease.mine)
     load = Load(store, queue, lambda: lease.mine)
     troubles = Troubles(store, queue, cluster, lambda: lease.mine)
+    observer = Observer(store, scrape, load, troubles, Claims(cluster))
     writer = Writer(cluster, lease, metrics)
-    reconciler = Reconciler(
-        store, queue, writer, lease, scrape, load, troubles, Claims(cluster), settings, settings.catalogue, metrics, warmup.done
-    )
+    reconciler = Reconciler(store, queue, writer, lease, observer, settings, settings.catalogue, metrics, warmup.done)
     watches = Watches(
         settings.watch_namespaces,
         cluster.is_defined,

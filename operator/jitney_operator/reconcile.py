@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from jitney_operator import events, plan
 from jitney_operator.api import Json, Key, ModelDeployment
 from jitney_operator.catalogue import Catalogue
-from jitney_operator.claims import Claims
 from jitney_operator.errors import ClusterError, NotLeading, Rejected
 from jitney_operator.lease import Lease
-from jitney_operator.load import Load
 from jitney_operator.metrics import Metrics
+from jitney_operator.observer import Observer
 from jitney_operator.plan import Plan
-from jitney_operator.scrape import Scrape
 from jitney_operator.settings import Settings
 from jitney_operator.store import Store
-from jitney_operator.troubles import Troubles
 from jitney_operator.workqueue import WorkQueue
 from jitney_operator.writer import Writer
 
@@ -40,10 +36,7 @@ class Reconciler:
         queue: WorkQueue,
         writer: Writer,
         lease: Lease,
-        scrape: Scrape,
-        load: Load,
-        troubles: Troubles,
-        claims: Claims,
+        observer: Observer,
         settings: Settings,
         catalogue: Catalogue,
         metrics: Metrics,
@@ -53,10 +46,7 @@ class Reconciler:
         self._queue = queue
         self._writer = writer
         self._lease = lease
-        self._scrape = scrape
-        self._load = load
-        self._troubles = troubles
-        self._claims = claims
+        self._observer = observer
         self._settings = settings
         self._catalogue = catalogue
         self._metrics = metrics
@@ -95,9 +85,9 @@ class Reconciler:
         if mdep is None or mdep.deleting:
             self._queue.forget(key)
             self._reported.pop(key, None)
-            self._claims.forget(key)
+            self._observer.forget(key)
             return
-        await self._claims.look(mdep)
+        await self._observer.prepare(mdep)
         wish, refused = await self._apply(mdep, self._plan(mdep))
         await self._report(mdep, wish.status(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
         if refused:
@@ -107,10 +97,8 @@ class Reconciler:
             self._queue.forget(key)
 
     def _plan(self, mdep: ModelDeployment) -> Plan:
-        observed = replace(self._store.observed(mdep), troubles=self._troubles.of(mdep.key), exclusive=self._claims.exclusive(mdep))
-        replicas = self._load.replicas(mdep, observed)
-        scaled = mdep if replicas is None else mdep.with_replicas(replicas)
-        return plan.make(scaled, observed, self._settings, self._catalogue, self._scrape.progress(mdep.key))
+        sight = self._observer.see(mdep)
+        return plan.make(sight.mdep, sight.observed, self._settings, self._catalogue, sight.progress)
 
     async def _apply(self, mdep: ModelDeployment, wish: Plan) -> tuple[Plan, bool]:
         """What holds afterwards, and whether the cluster refused a part of it."""

@@ -55,10 +55,10 @@ def busy_runtime(address: str) -> Iterator[type[Busy]]:
         server.server_close()
 
 
-def ready_pod(namespace: Namespace, address: str) -> None:
-    children.make_pod(namespace)
+def ready_pod(namespace: Namespace, address: str, pod: str = "chat-1") -> None:
+    children.make_pod(namespace, pod)
     ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
-    children.set_container(namespace, {"running": {}}, podIP=address, podIPs=[{"ip": address}], conditions=ready)
+    children.set_container(namespace, {"running": {}}, pod, podIP=address, podIPs=[{"ip": address}], conditions=ready)
 
 
 def replicas(namespace: Namespace) -> int:
@@ -119,6 +119,42 @@ def test_it_never_fights_a_horizontal_pod_autoscaler(namespace: Namespace, opera
         # Whoever writes the number last owns it: a person takes it back, and with it the load decides again.
         namespace.kubectl("scale", "mdep", "chat", "--replicas=1")
         operator.until(lambda: replicas(namespace) == 3)
+
+
+def test_a_pod_that_says_nothing_keeps_the_others_and_stops_no_growth(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, autoscaling=BOUNDS)
+    operator.until(lambda: children.settled(namespace))
+    with busy_runtime("127.0.53.24") as runtime:
+        ready_pod(namespace, "127.0.53.24")
+        ready_pod(namespace, "127.0.53.25", "chat-2")
+        runtime.requests = 9
+        operator.until(lambda: replicas(namespace) == 3)
+        runtime.requests = 0
+        time.sleep(BOUNDS["scaleDownDelaySeconds"] + 4)
+        assert replicas(namespace) == 3, "who does not answer may be the busiest"
+        namespace.kubectl("delete", "pod", "chat-2", "--grace-period=0", "--force")
+        operator.until(lambda: replicas(namespace) == 1)
+
+
+def test_a_pod_leads_the_question_nowhere_else(namespace: Namespace, operator: Operator):
+    """An image of somebody's own could send the operator to any address in its reach."""
+    namespace.create(**SMALL, autoscaling=BOUNDS)
+    operator.until(lambda: children.settled(namespace))
+    with busy_runtime("127.0.53.26") as elsewhere, busy_runtime("127.0.53.27") as pod:
+        elsewhere.requests = 100
+
+        def redirect(handler: Busy) -> None:
+            type(handler).asked += 1
+            handler.send_response(302)
+            handler.send_header("Location", "http://127.0.53.26:8000/metrics")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+        pod.do_GET = redirect  # type: ignore[method-assign]
+        ready_pod(namespace, "127.0.53.27")
+        operator.until(lambda: pod.asked >= 2)
+        assert not elsewhere.asked
+        assert replicas(namespace) == 1
 
 
 def test_a_suspended_model_has_no_load(namespace: Namespace, operator: Operator):

@@ -35,6 +35,11 @@ class Kubectl:
         arguments = ["get", kind, "--all-namespaces", "--watch", "--output-watch-events", "--output=json"]
         return subprocess.Popen([str(program("kubectl")), *self._flags, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
+    def open(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that goes on until it is terminated, and its standard output."""
+        command = [str(program("kubectl")), *self._flags, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
     def _run(self, name: str, arguments: tuple[str, ...], input: str | None, seconds: float) -> str:
         command = [str(program(name)), *self._flags, *arguments]
         done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, timeout=seconds)

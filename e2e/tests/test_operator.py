@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -49,12 +50,22 @@ def test_scale_and_suspend(smollm2: str, kubectl: Kubectl, namespace: str) -> No
 
 def test_the_way_to_ready_is_told(apply, model: str, kubectl: Kubectl, namespace: str) -> None:
     """Loading and warming up are seen on the resource, and every state is an Event."""
+    watch = kubectl.open("get", "mdep", "-n", namespace, "--watch")
     apply("told", model=model, rollout={"drainSeconds": 1})
     states = list(resource.states(kubectl, "told", 180, namespace))
-    print("", *states, sep="\n")
     assert [state.reason for state in states][-1] == "Ready"
     assert {"Loading", "WarmingUp"} & {state.reason for state in states}
     assert any(state.progress for state in states)
+    time.sleep(1)
+    watch.terminate()
+    header, *lines = watch.communicate(timeout=10)[0].splitlines()
+    print("", header, *lines, sep="\n")
+    assert header.split() == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "PROGRESS", "AGE"]
+    # All but the age.
+    steps = [line.partition(" transformers ")[2].rsplit(maxsplit=1)[0].strip() for line in lines]
+    assert steps[0].startswith("Pending")
+    assert steps[-1].split()[:2] == ["1/1", "Ready"]
+    assert all(step != following for step, following in itertools.pairwise(steps)), "a line that tells nothing new"
     events = kubectl("get", "events", "-n", namespace, "--field-selector=involvedObject.kind=ModelDeployment", "-o", "json")
     assert "Ready" in {event["reason"] for event in json.loads(events)["items"]}
 

@@ -61,8 +61,9 @@ class ControlPlane:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.controllers = controllers
         self.processes = Processes(self.folder, lasting)
-        self.network = Network(address)
         self.kubeconfig = self.folder / "kubeconfig"
+        # Of one that runs already, the port is known from there.
+        self.network = Network(address, kubeconfig.port(self.kubeconfig) if self.kubeconfig.is_file() else 0)
         self.audit_log = self.folder / "audit.log"
 
     def __enter__(self) -> Self:

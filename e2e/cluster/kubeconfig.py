@@ -26,5 +26,10 @@ def write(path: Path, *, server: str, authority: Path, user: str, pair: KeyPair)
     return path
 
 
+def port(path: Path) -> int:
+    """Of the server that a written kubeconfig names."""
+    return int(json.loads(path.read_text())["clusters"][0]["cluster"]["server"].rpartition(":")[2])
+
+
 def _encoded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()

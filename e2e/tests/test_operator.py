@@ -63,7 +63,7 @@ def test_the_way_to_ready_is_told(apply, model: str, kubectl: Kubectl, namespace
     assert header.split() == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "PROGRESS", "AGE"]
     # All but the age.
     steps = [line.partition(" transformers ")[2].rsplit(maxsplit=1)[0].strip() for line in lines]
-    assert steps[0].startswith("Pending")
+    assert steps[0] == "Pending"
     assert steps[-1].split()[:2] == ["1/1", "Ready"]
     assert all(step != following for step, following in itertools.pairwise(steps)), "a line that tells nothing new"
     events = kubectl("get", "events", "-n", namespace, "--field-selector=involvedObject.kind=ModelDeployment", "-o", "json")

@@ -177,9 +177,19 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
         result["autoscaling"] = {"replicas": facts.wanted, "decidedBy": decider}
     kept: Json = {"resolved": resolved or mdep.status.get("resolved"), "lastFailure": _last_failure(facts, now)}
     # A pod that fails again and again says each time how it starts: as long as it does, only the failure counts.
-    if facts.progress and not facts.complete and not facts.failure:
-        kept["progress"] = facts.progress.line
+    if not facts.complete and not facts.failure:
+        kept["progress"] = facts.progress.line if facts.progress else _on_the_way(facts)
     return result | {name: value for name, value in kept.items() if value}
+
+
+def _on_the_way(facts: Facts) -> str | None:
+    """Where the first pod that is not ready stands, before its runtime can be asked."""
+    pod = min((pod for pod in facts.pods if not pod.ready), key=lambda pod: pod.name, default=None)
+    if pod is None:
+        return None
+    if not pod.placed:
+        return "waiting for a node"
+    return f"starting on {pod.body['spec']['nodeName']}" if pod.stuck else None
 
 
 def _entry(condition: Condition, generation: int, before: Json | None, now: str) -> Json:

@@ -413,6 +413,22 @@ def test_the_status_says_which_revision_answers():
     assert make(before, observed).status(NOW)["serving"] == {"current": 1, "previous": 0}
 
 
+@pytest.mark.parametrize(
+    ("node", "state", "line"),
+    [
+        (None, {}, "waiting for a node"),
+        ("n7", {"waiting": {"reason": "ContainerCreating"}}, "starting on n7"),
+        ("n7", {"running": {}}, None),
+    ],
+)
+def test_the_way_is_told_before_the_runtime_can_be_asked(node: str | None, state: dict[str, Any], line: str | None):
+    mdep = resource(**SMALL)
+    observed = running(mdep, {"state": state})
+    (pod,) = observed.pods
+    placed = Pod({**pod.body, "spec": {**pod.body["spec"], "nodeName": node}})
+    assert make(mdep, replace(observed, pods=(placed,))).status(NOW).get("progress") == line
+
+
 MOUNT = 'MountVolume.SetUp failed for volume "weights" : hostPath type check failed: /x is not a directory'
 
 

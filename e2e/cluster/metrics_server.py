@@ -50,6 +50,7 @@ def start(plane: ControlPlane) -> None:
     except RuntimeError:
         # An API that is announced and does not answer keeps namespaces from ending.
         plane.kubectl("delete", "apiservice", "v1beta1.metrics.k8s.io", "--ignore-not-found")
+        plane.processes.stop(NAME)
         raise
 
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from cluster.control_plane import POD_RANGE
+from cluster.control_plane import POD_RANGE, SERVICE_RANGE
 
 BRIDGE = "jitney0"
 ADDRESS = "10.244.0.1"
@@ -20,6 +20,9 @@ RULES = (
     ("nat", "POSTROUTING", ("-s", POD_RANGE, "!", "-d", POD_RANGE, "-j", "MASQUERADE")),
     ("filter", "FORWARD", ("-s", POD_RANGE, "-j", "ACCEPT")),
     ("filter", "FORWARD", ("-d", POD_RANGE, "-j", "ACCEPT")),
+    # A Service that kube-proxy does not lead anywhere (yet) must not be looked for outside, where something may even answer.
+    ("filter", "FORWARD", ("-d", SERVICE_RANGE, "-j", "REJECT")),
+    ("filter", "OUTPUT", ("-d", SERVICE_RANGE, "-j", "REJECT")),
 )
 COMMENT = ("-m", "comment", "--comment", "jitney throwaway cluster")
 

@@ -140,7 +140,7 @@ def client(cluster: Cluster, kubectl: Kubectl, namespace: str) -> Client:
 
 
 @pytest.fixture
-def apply(operator: None, kubectl: Kubectl, namespace: str):
+def apply(operator: None, eye: Eye, kubectl: Kubectl, namespace: str):
     """apply(name, **spec): make or change a ModelDeployment in the test's namespace."""
 
     def apply_resource(name: str, **spec: object) -> None:

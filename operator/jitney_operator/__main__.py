@@ -10,6 +10,7 @@ import sys
 import uuid
 
 from jitney_operator.api import KIND, Json
+from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.claims import Claims
 from jitney_operator.cluster import Cluster
 from jitney_operator.errors import ClusterError, SettingsError
@@ -75,7 +76,8 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     scrape = Scrape(store, queue, lambda: lease.mine)
     load = Load(store, queue, lambda: lease.mine)
     troubles = Troubles(store, queue, cluster, lambda: lease.mine)
-    observer = Observer(store, scrape, load, troubles, Claims(cluster))
+    autoscalers = Autoscalers(store, queue, cluster, settings.watch_namespaces, lambda: lease.mine)
+    observer = Observer(store, scrape, load, troubles, Claims(cluster), autoscalers)
     writer = Writer(cluster, lease, metrics)
     reconciler = Reconciler(store, queue, writer, lease, observer, settings, settings.catalogue, metrics, warmup.done)
     watches = Watches(
@@ -96,6 +98,7 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
         scrape.run(),
         load.run(),
         troubles.run(),
+        autoscalers.run(),
         *(reconciler.work() for _ in range(WORKERS)),
     ]
     tasks = [asyncio.create_task(job) for job in jobs]

@@ -20,8 +20,6 @@ APPLIED = f"{GROUP}/applied"
 TEMPLATE = f"{GROUP}/template"
 MANAGER = "jitney-operator"
 STATUS_MANAGER = "jitney-operator-status"
-# Who writes the scale subresource for a HorizontalPodAutoscaler.
-HPA_MANAGER = "kube-controller-manager"
 CONTAINER = "runtime"
 PORT = 8000
 
@@ -137,7 +135,7 @@ class ModelDeployment:
     deleting: bool
     spec: Spec
     status: Json
-    # A HorizontalPodAutoscaler (KEDA makes one too) wrote spec.replicas last.
+    # A HorizontalPodAutoscaler (KEDA makes one too) sets spec.replicas.
     scaled_by_hpa: bool = False
 
     @classmethod
@@ -151,7 +149,6 @@ class ModelDeployment:
             deleting="deletionTimestamp" in metadata,
             spec=Spec.parse(body["spec"], metadata["name"]),
             status=body.get("status", {}),
-            scaled_by_hpa=_scaled_by_hpa(metadata),
         )
 
     @property
@@ -162,6 +159,9 @@ class ModelDeployment:
     def scales_itself(self) -> bool:
         """Its load decides about the replicas, and no HorizontalPodAutoscaler does."""
         return self.spec.autoscaling is not None and not self.spec.suspend and not self.scaled_by_hpa
+
+    def with_hpa(self, scaled: bool) -> Self:
+        return replace(self, scaled_by_hpa=scaled)
 
     def with_replicas(self, replicas: int) -> Self:
         return replace(self, spec=replace(self.spec, replicas=replicas))
@@ -186,11 +186,3 @@ class ModelDeployment:
         """The reference that makes deletion the garbage collector's."""
         reference = {"apiVersion": API_VERSION, "kind": KIND, "name": self.name, "uid": self.uid}
         return {**reference, "controller": True, "blockOwnerDeletion": True}
-
-
-def _scaled_by_hpa(metadata: Mapping[str, Any]) -> bool:
-    """Whoever set a field last owns it: the HPA controller writes through the scale subresource, as the kube-controller-manager."""
-    return any(
-        entry.get("manager") == HPA_MANAGER and entry.get("subresource") == "scale" and "f:replicas" in entry["fieldsV1"].get("f:spec", {})
-        for entry in metadata.get("managedFields", ())
-    )

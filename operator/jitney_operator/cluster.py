@@ -9,6 +9,7 @@ What the operator's role must allow, cluster-wide or per watched namespace:
   core                persistentvolumeclaims       get list watch create patch
   core                pods                         list watch
   core                events                       list    (why a pod is not made)
+  autoscaling         horizontalpodautoscalers     list    (who scales a resource that has spec.autoscaling)
   events.k8s.io       events                       create
 and in its own namespace:
   coordination.k8s.io leases                       get create update
@@ -84,6 +85,13 @@ class Cluster:
         """The Events (core/v1) of this namespace that warn of a pod."""
         query = {"fieldSelector": "involvedObject.kind=Pod,type=Warning"}
         return (await self._pages(f"/api/v1/namespaces/{namespace}/events", query, "application/json"))[0]
+
+    async def autoscalers(self, namespaces: tuple[str, ...]) -> tuple[Json, ...]:
+        """All HorizontalPodAutoscalers where ModelDeployments are looked after."""
+        found: tuple[Json, ...] = ()
+        for place in [f"/namespaces/{namespace}" for namespace in namespaces] or [""]:
+            found += (await self._pages(f"/apis/autoscaling/v2{place}/horizontalpodautoscalers", {}, "application/json"))[0]
+        return found
 
     async def list(self, kind: str, namespaces: tuple[str, ...], *, metadata_only: bool = False) -> list[Listing]:
         """Everything of a watched kind that concerns us, page by page: one listing per namespace, one in all when none is named."""

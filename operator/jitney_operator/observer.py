@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from jitney_operator.api import Key, ModelDeployment
+from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.claims import Claims
 from jitney_operator.conditions import Progress
 from jitney_operator.load import Load
@@ -32,13 +33,17 @@ class Observer:
     load: Load
     troubles: Troubles
     claims: Claims
+    autoscalers: Autoscalers
 
     async def prepare(self, mdep: ModelDeployment) -> None:
-        """Asks for what no watch brings; before the first look at a generation."""
+        """Asks for what no watch brings, where it is not known yet."""
         await self.claims.look(mdep)
+        if mdep.spec.autoscaling:
+            await self.autoscalers.fresh()
 
     def see(self, mdep: ModelDeployment) -> Sight:
         children = self.store.observed(mdep)
+        mdep = mdep.with_hpa(self.autoscalers.scales(mdep.key))
         replicas = self.load.replicas(mdep, children)
         scaled = mdep if replicas is None else mdep.with_replicas(replicas)
         known = replace(children, troubles=self.troubles.of(mdep.key), exclusive=self.claims.exclusive(mdep))

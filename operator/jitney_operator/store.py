@@ -134,9 +134,5 @@ def _version(body: Json) -> int:
 
 
 def _pruned(body: Json) -> Json:
-    """Managed fields are most of an object's size; the one question that they answer here is who scaled a ModelDeployment."""
-    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    scaled = [entry for entry in body["metadata"].get("managedFields", ()) if entry.get("subresource") == "scale"]
-    if body["kind"] == KIND and scaled:
-        metadata["managedFields"] = scaled
-    return {**body, "metadata": metadata}
+    """Managed fields are most of an object's size, and answer no question here."""
+    return {**body, "metadata": {name: value for name, value in body["metadata"].items() if name != "managedFields"}}

@@ -108,17 +108,18 @@ def test_it_never_fights_a_horizontal_pod_autoscaler(namespace: Namespace, opera
         ready_pod(namespace, "127.0.53.23")
         runtime.requests = 9
         operator.until(lambda: replicas(namespace) == 3)
-        # As the controller manager writes for an HPA.
-        scale = json.dumps({"spec": {"replicas": 2}})
-        flags = ["--subresource=scale", "--type=merge", "--field-manager=kube-controller-manager"]
-        namespace.kubectl("patch", "mdep", "chat", *flags, "-p", scale)
+        reference = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
+        hpa = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "any"}}
+        namespace.kubectl("create", "-f", "-", input=json.dumps({**hpa, "spec": {"scaleTargetRef": reference, "maxReplicas": 5}}))
+        # As the controller manager writes for it, and no controllers run here.
+        namespace.kubectl("patch", "mdep", "chat", "--subresource=scale", "--type=merge", "-p", '{"spec": {"replicas": 2}}')
         operator.until(lambda: replicas(namespace) == 2)
         time.sleep(5)
         assert replicas(namespace) == 2
         assert namespace.get()["status"]["autoscaling"] == {"replicas": 2, "decidedBy": "HorizontalPodAutoscaler"}
-        # Whoever writes the number last owns it: a person takes it back, and with it the load decides again.
-        namespace.kubectl("scale", "mdep", "chat", "--replicas=1")
+        namespace.kubectl("delete", "hpa", "any")
         operator.until(lambda: replicas(namespace) == 3)
+        operator.until(lambda: namespace.get()["status"]["autoscaling"]["decidedBy"] == "Load")
 
 
 def test_a_pod_that_says_nothing_keeps_the_others_and_stops_no_growth(namespace: Namespace, operator: Operator):

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from jitney_operator.api import Autoscaling, ModelDeployment
+from jitney_operator.api import Autoscaling, Key, ModelDeployment
 from jitney_operator.autoscale import Scaler, asked_for
+from jitney_operator.autoscalers import target
 from jitney_operator.load import read
 
 BOUNDS = Autoscaling(least=1, most=5, target=10, delay=60)
@@ -77,25 +78,31 @@ def test_what_something_else_says_is_no_load(text: str):
     assert read(text) is None
 
 
-def resource(managed: list[dict[str, Any]], **spec: Any) -> ModelDeployment:
-    metadata = {"name": "chat", "namespace": "team", "uid": "u1", "managedFields": managed}
+def resource(**spec: Any) -> ModelDeployment:
+    metadata = {"name": "chat", "namespace": "team", "uid": "u1"}
     return ModelDeployment.parse({"metadata": metadata, "spec": {"model": "x/y", **spec}})
 
 
 def test_defaults_of_the_bounds():
-    bounds = resource([], autoscaling={"maxReplicas": 4}, maxNumSeqs=8).spec.autoscaling
+    bounds = resource(autoscaling={"maxReplicas": 4}, maxNumSeqs=8).spec.autoscaling
     assert bounds == Autoscaling(least=1, most=4, target=8, delay=300)
 
 
+def test_it_leaves_the_replicas_to_a_horizontal_pod_autoscaler():
+    mdep = resource(autoscaling={"maxReplicas": 4})
+    assert mdep.scales_itself
+    assert not mdep.with_hpa(True).scales_itself
+
+
 @pytest.mark.parametrize(
-    ("manager", "subresource", "field", "left"),
+    ("reference", "found"),
     [
-        ("kube-controller-manager", "scale", "f:replicas", True),
-        ("kubectl", "scale", "f:replicas", False),
-        ("kube-controller-manager", "status", "f:replicas", False),
-        ("kube-controller-manager", "scale", "f:suspend", False),
+        ({"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}, Key("team", "chat")),
+        ({"apiVersion": "serving.jitney.dev/v2", "kind": "ModelDeployment", "name": "chat"}, Key("team", "chat")),
+        ({"apiVersion": "cluster.x-k8s.io/v1", "kind": "ModelDeployment", "name": "chat"}, None),
+        ({"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}, None),
+        ({}, None),
     ],
 )
-def test_it_leaves_the_replicas_to_a_horizontal_pod_autoscaler(manager: str, subresource: str, field: str, left: bool):
-    entry = {"manager": manager, "subresource": subresource, "fieldsV1": {"f:spec": {field: {}}}}
-    assert resource([entry], autoscaling={"maxReplicas": 4}).scales_itself is not left
+def test_whom_an_autoscaler_scales(reference: dict[str, str], found: Key | None):
+    assert target({"metadata": {"name": "x", "namespace": "team"}, "spec": {"scaleTargetRef": reference}}) == found

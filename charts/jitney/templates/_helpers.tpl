@@ -58,6 +58,10 @@ app.kubernetes.io/part-of: jitney
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+# Who scales a resource that could scale itself.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
 # Why a pod is not made is told in its Events only.
 - apiGroups: [""]
   resources: [events]

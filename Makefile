@@ -9,7 +9,7 @@ RUN := .venv/bin/
 KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: go control-plane help setup check fmt test test-long model serve docs bench bench-status binaries
+.PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-status binaries
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ go:
 
 control-plane:
 	@python3 e2e/cluster/binaries.py kubernetes helm kstatus argohealth
+
+test-gpu: setup ## the tests that need a CUDA device, on a machine that has one
+	@$(RUN)pytest -m gpu tests/runtime
 
 model: setup ## fetch and convert the test model if need be; prints only its folder
 	@$(RUN)python e2e/test_model.py

@@ -83,7 +83,16 @@ class Situation:
         self._rows.append(Row(situation, self._test, reason, max(0.0, shown - known)))
         print(f"\n{situation}: {name} says {reason} {max(0.0, shown - known):.2f} s after Kubernetes knew")
         seen: Seen = self._kubectl.get("mdep", name, self._namespace) or {}
+        self._described(name, kind, seen)
         return seen
+
+    def _described(self, name: str, kind: str, seen: Seen) -> None:
+        """`kubectl describe` alone has the whole sentence, and the failure with its pod and container."""
+        failure = seen["status"].get("lastFailure", {})
+        told = [(condition(seen, kind) or {}).get("message", ""), *(str(failure.get(part, "")) for part in ("pod", "container", "time"))]
+        described = self._kubectl("describe", "mdep", name, "-n", self._namespace)
+        missing = [text for text in told if text not in described]
+        assert not missing, f"not in what kubectl describes: {missing}\n{described}"
 
 
 def _container(pod: Seen) -> dict[str, Any]:

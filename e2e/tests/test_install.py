@@ -96,6 +96,8 @@ def strict(cluster: Cluster, kubectl: Kubectl) -> Iterator[None]:
 
 def test_uninstall_keeps_the_definition(cluster: Cluster, kubectl: Kubectl, apply, namespace: str) -> None:
     apply("kept", model="file:///nowhere", replicas=0)
+    # What it still has to say would be refused once its rights are gone.
+    resource.wait_ready(kubectl, "kept", 60, namespace)
     installation.uninstall(kubectl)
     try:
         assert kubectl.get("crd", CRD, installation.NAMESPACE)

@@ -74,7 +74,7 @@ def test_the_only_gpu_of_a_node_is_handed_on(
     assert "InsufficientGPU" not in reasons
 
 
-def test_a_polite_delete_and_suspend_leave_no_half_answers(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
+def test_a_polite_delete_recreate_and_suspend_leave_no_half_answers(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
     """With one replica somebody has to be turned away: before the first byte, never after it."""
     load = _load(client, smollm2)
     wait_for(lambda: _answered(client, load) >= 16, 120, "first answers")
@@ -82,6 +82,10 @@ def test_a_polite_delete_and_suspend_leave_no_half_answers(smollm2: str, client:
     kubectl("delete", "pod", old["metadata"]["name"], "-n", namespace, "--wait=false")
     wait_for(lambda: old["metadata"]["name"] not in [pod["metadata"]["name"] for pod in _pods(kubectl, namespace)], 120, "its end")
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
+    _patch(kubectl, namespace, '{"spec": {"maxNumSeqs": 8, "rollout": {"strategy": "Recreate"}}}')
+    resource.wait_ready(kubectl, "smollm2", 120, namespace)
+    (serving,) = _serving(kubectl, namespace)
+    assert _flag(serving, "--max-num-seqs") == "8"
     _patch(kubectl, namespace, '{"spec": {"suspend": true}}')
     _wait_for_pods(kubectl, namespace, 0)
     chats = _finish(client, load)

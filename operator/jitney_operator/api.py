@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -22,6 +24,10 @@ MANAGER = "jitney-operator"
 STATUS_MANAGER = "jitney-operator-status"
 CONTAINER = "runtime"
 PORT = 8000
+
+
+# Fields of a spec that no pod has to be made anew for.
+NOT_OF_A_POD = {"replicas", "suspend", "autoscaling", "rollout"}
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,8 @@ class ModelDeployment:
     deleting: bool
     spec: Spec
     status: Json
+    # Of what the person asked for, without how many pods and how they change.
+    asks: str = ""
     # A HorizontalPodAutoscaler (KEDA makes one too) sets spec.replicas.
     scaled_by_hpa: bool = False
 
@@ -149,6 +157,7 @@ class ModelDeployment:
             deleting="deletionTimestamp" in metadata,
             spec=Spec.parse(body["spec"], metadata["name"]),
             status=body.get("status", {}),
+            asks=_digest({name: value for name, value in body["spec"].items() if name not in NOT_OF_A_POD}),
         )
 
     @property
@@ -186,3 +195,7 @@ class ModelDeployment:
         """The reference that makes deletion the garbage collector's."""
         reference = {"apiVersion": API_VERSION, "kind": KIND, "name": self.name, "uid": self.uid}
         return {**reference, "controller": True, "blockOwnerDeletion": True}
+
+
+def _digest(value: Json) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

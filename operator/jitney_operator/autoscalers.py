@@ -19,14 +19,17 @@ from jitney_operator.workqueue import WorkQueue
 logger = logging.getLogger(__name__)
 
 PERIOD = 10.0
+# Without the right to list them there are none for us.
+FORBIDDEN = 403
 
 
 class Autoscalers:
-    """Main loop only. A change queues the resource."""
+    """Main loop only. A change queues the resource. `known` once a listing has told: before, nobody's replicas may be decided."""
 
     def __init__(self, store: Store, queue: WorkQueue, cluster: Cluster, namespaces: tuple[str, ...], leading: Callable[[], bool]) -> None:
         self._store, self._queue, self._cluster, self._namespaces, self._leading = store, queue, cluster, namespaces, leading
         self._targets: set[Key] = set()
+        self.known = False
         self._listed = float("-inf")
         self._one_at_a_time = asyncio.Lock()
 
@@ -51,10 +54,12 @@ class Autoscalers:
         try:
             found = {key for item in await self._cluster.autoscalers(self._namespaces) if (key := target(item))}
         except ClusterError as error:
-            # What was known holds; without the right to list them there are none for us.
             logger.warning("HorizontalPodAutoscalers cannot be listed: %s", error)
-            found = self._targets
-        self._listed = asyncio.get_running_loop().time()
+            if error.status != FORBIDDEN:
+                # What was known holds, and is asked for again with the next look.
+                return
+            found = set()
+        self.known, self._listed = True, asyncio.get_running_loop().time()
         changed, self._targets = found ^ self._targets, found
         for key in changed:
             self._queue.add(key)

@@ -9,6 +9,8 @@ from jitney_operator.api import Json, Key, ModelDeployment, Spec
 from jitney_operator.cluster import Cluster
 from jitney_operator.errors import ClusterError
 
+FORBIDDEN = 403
+
 SHARED = {"ReadOnlyMany", "ReadWriteMany"}
 
 
@@ -25,7 +27,7 @@ class Claims:
         return bool(held and held[:2] == (mdep.uid, mdep.generation) and held[2])
 
     async def look(self, mdep: ModelDeployment) -> None:
-        """Reads them unless that was done for this generation."""
+        """Reads them unless that was done for this generation. ClusterError where the server cannot say now."""
         names = named(mdep.spec)
         held = self._read.get(mdep.key)
         if not names or (held and held[:2] == (mdep.uid, mdep.generation)):
@@ -40,8 +42,9 @@ class Claims:
     async def _modes(self, namespace: str, name: str) -> list[str] | None:
         try:
             claim: Json = await self._cluster.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}") or {}
-        except ClusterError:
-            # It only makes a rollout wait less or more; what really stands in the way is told by the children.
+        except ClusterError as error:
+            if error.status != FORBIDDEN:
+                raise
             return None
         modes: list[str] | None = claim.get("spec", {}).get("accessModes")
         return modes

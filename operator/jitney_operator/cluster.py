@@ -130,7 +130,10 @@ class Cluster:
             raise ClusterError(0, f"the API server does not answer: {error}") from error
         if response.status >= 400:
             raise ClusterError(response.status, _message(text), _seconds(response.headers.get("Retry-After")))
-        answer: Json = json.loads(text)
+        try:
+            answer: Json = json.loads(text)
+        except ValueError as error:
+            raise ClusterError(0, f"something else than the API server answers: {error}") from error
         return answer
 
     async def _authorization(self) -> dict[str, str]:

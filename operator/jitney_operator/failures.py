@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,13 @@ ADVICE = {
     "DeviceNotFound": "Check that the profile's nodes have a GPU and its driver, or set device to cpu.",
     "StartupTimeout": "Raise spec.startupTimeoutSeconds if the model needs longer to load.",
 }
+DEVICES = re.compile(r"\bcdi\b|nvidia|gpu|cuda|device", re.IGNORECASE)
+# Waiting for these is the way of every pod, or told by the newest exit.
+USUAL = {"ContainerCreating", "PodInitializing", "CrashLoopBackOff", ""}
+# Seconds between the end of a pod that was thrown out and the making of the one in its place.
+REPLACED_WITHIN = 120
+# Names of one attempt would make each of them look like something new.
+NAMES_OF_AN_ATTEMPT = re.compile(r"\b[0-9a-f]{32,}\b")
 # Told to stop (the runtime then ends with 0), or killed.
 STOPPED = {0, 137, 143}
 LOG_PREFIX = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d+ (?:[A-Z]+ [\w.]+: )?"
@@ -68,7 +76,37 @@ def of(observed: Observed, pods: tuple[Pod, ...]) -> Failure | None:
         failure = of_pod(pod, draining, observed.troubles.get(pod.uid))
         if failure:
             return failure
-    return of_deployment(observed)
+    return of_deployment(observed) or _of_the_one_before(observed, pods)
+
+
+def _of_the_one_before(observed: Observed, pods: tuple[Pod, ...]) -> Failure | None:
+    """Pods that the node threw out are replaced at once, and the next one starts as if nothing had been: until one is ready, why counts."""
+    if any(pod.ready for pod in pods) or not pods:
+        return None
+    oldest = min(pod.created for pod in pods)
+    thrown_out = [pod for pod in observed.pods if pod.over and pod.template == pods[0].template and pod.failed_at]
+    recent = [pod for pod in thrown_out if abs((_moment(oldest) - _moment(pod.failed_at)).total_seconds()) < REPLACED_WITHIN]
+    return _thrown_out(max(recent, key=lambda pod: pod.failed_at)) if recent else None
+
+
+def _thrown_out(pod: Pod) -> Failure | None:
+    status = pod.body.get("status", {})
+    # What follows the first sentence are figures of the moment.
+    words = str(status.get("message", "")).split(". ")[0].rstrip(".")
+    match status.get("reason"):
+        case "Evicted" if re.search(r"ephemeral|emptydir|disk|inode|fs", words, re.IGNORECASE):
+            return Failure("DiskFull", f"The node threw the pod out: {words}. {ADVICE['DiskFull']}", pod.name)
+        case "Evicted" if "memory" in words:
+            return Failure("OutOfMemory", f"The node threw the pod out: {words}. {ADVICE['OutOfMemory']}", pod.name)
+        case "UnexpectedAdmissionError" if DEVICES.search(words):
+            return Failure("DeviceNotFound", f"The node refused the pod: {words}. {ADVICE['DeviceNotFound']}", pod.name)
+        case "Evicted" | "UnexpectedAdmissionError" | "OutOfmemory" | "OutOfcpu" | "NodeAffinity":
+            return Failure("CrashLoop", f"The node threw the pod out: {words}.", pod.name)
+    return None
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def of_deployment(observed: Observed) -> Failure | None:
@@ -133,18 +171,23 @@ def _waiting(pod: Pod) -> Failure | None:
         return Failure(
             "FeatureUnavailable", f"The node cannot mount an image, which oci:// models need (containerd 2.1): {message}", pod.name
         )
-    if reason == "CreateContainerConfigError":
-        if "secret" in message.lower():
-            return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)
-        return Failure("CrashLoop", f"The container cannot be made: {message}", pod.name)
-    return None
+    if reason == "CreateContainerConfigError" and "failed to sync" in message:
+        # The kubelet has not asked the server yet: it is about to say what it finds.
+        return None
+    if reason == "CreateContainerConfigError" and "secret" in message.lower():
+        return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)
+    if reason in USUAL or not message:
+        return None
+    words = NAMES_OF_AN_ATTEMPT.sub("...", " ".join(message.split()))
+    if reason in ("CreateContainerError", "RunContainerError") and DEVICES.search(words):
+        return Failure("DeviceNotFound", f"The container cannot be made: {words} {ADVICE['DeviceNotFound']}", pod.name)
+    return Failure("CrashLoop", f"The container cannot be made ({reason}): {words}", pod.name)
 
 
 def _stuck(pod: Pod, trouble: Trouble | None) -> Failure | None:
     if trouble is None or not pod.stuck:
         return None
-    # Addresses of one attempt would make each of them look like something new.
-    message = re.sub(r"\b[0-9a-f]{32,}\b", "...", trouble.message).rstrip(". ")
+    message = NAMES_OF_AN_ATTEMPT.sub("...", trouble.message).rstrip(". ")
     if trouble.reason == "FailedCreatePodSandBox":
         return Failure("SandboxFailed", f"The node cannot set the pod up: {message}.", pod.name)
     return Failure("MountFailed", f"The node cannot mount a volume of the pod: {message}.", pod.name)
@@ -158,7 +201,7 @@ def _ended(pod: Pod) -> Failure | None:
         return None
     code = int(ended.get("exitCode", 1))
     reason = _reason(code, ended.get("reason", ""), _lasted_as_long_as_a_start(pod, ended))
-    return Failure(reason, _sentence(reason, code, ended), pod.name, code)
+    return Failure(reason, _sentence(reason, code, ended, pod), pod.name, code)
 
 
 def _reason(code: int, word: str, timed_out: bool) -> str:
@@ -182,7 +225,7 @@ def _lasted_as_long_as_a_start(pod: Pod, ended: Json) -> bool:
     return bool(patience <= lived + 5 and lived <= patience + grace + 30)
 
 
-def _sentence(reason: str, code: int, ended: Json) -> str:
+def _sentence(reason: str, code: int, ended: Json, pod: Pod) -> str:
     if reason == "StartupTimeout":
         return f"The model was not ready in time and was stopped. {ADVICE[reason]}"
     lines = ended.get("message", "").strip().splitlines()
@@ -192,4 +235,18 @@ def _sentence(reason: str, code: int, ended: Json) -> str:
         words = f"The runtime was stopped or killed from outside (exit code {code})."
     if ended.get("reason") == "OOMKilled":
         words = "The pod used more memory than its limit and was killed."
-    return f"{words} {ADVICE.get(reason, '')}".strip()
+    return f"{words} {_figures(reason, pod)}{ADVICE.get(reason, '')}".strip()
+
+
+def _figures(reason: str, pod: Pod) -> str:
+    """What the pod was told, and half of it: a first thing to try."""
+    if reason not in ("OutOfMemory", "GPUOutOfMemory"):
+        return ""
+    args = pod.spec_of_container.get("args", [])
+    told = dict(itertools.pairwise(args))
+    ways = [
+        f"{name} {int(told[flag]) // 2} (now {told[flag]})"
+        for flag, name in (("--max-num-seqs", "maxNumSeqs"), ("--max-model-len", "maxModelLen"))
+        if told.get(flag, "").isdigit() and int(told[flag]) > 1
+    ]
+    return f"Try {' or '.join(ways)}. " if ways else ""

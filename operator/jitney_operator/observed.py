@@ -51,6 +51,17 @@ class Pod:
         return self.body.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
     @property
+    def created(self) -> str:
+        return str(self.body["metadata"].get("creationTimestamp", ""))
+
+    @property
+    def failed_at(self) -> str:
+        """When the node gave it up: Kubernetes notes the cause, or the end of its container; empty where neither is there."""
+        noted = self.condition("DisruptionTarget").get("lastTransitionTime")
+        ended = self.container.get("state", {}).get("terminated", {}).get("finishedAt")
+        return str(noted or ended or self.body.get("status", {}).get("startTime") or "")
+
+    @property
     def spec_of_container(self) -> Json:
         containers: list[Json] = self.body.get("spec", {}).get("containers", [])
         return next((container for container in containers if container.get("name") == CONTAINER), {})
@@ -66,10 +77,15 @@ class Pod:
         return bool(self.address) and "running" in self.container.get("state", {}) and not self.leaving and not self.ready
 
     @property
-    def stuck(self) -> bool:
-        """It has a node, and its containers are not made yet: images are fetched, volumes mounted, a network is given."""
+    def being_made(self) -> bool:
+        """It has a node, and its container is not made yet: images are fetched, volumes mounted, a network is given."""
         waiting = self.container.get("state", {"waiting": {"reason": "ContainerCreating"}}).get("waiting", {}).get("reason")
         return self.placed and not self.leaving and not self.over and waiting in ("ContainerCreating", "PodInitializing")
+
+    @property
+    def stuck(self) -> bool:
+        """Being made, and its volumes and network are not there yet; from then on only its image is waited for (Kubernetes 1.29)."""
+        return self.being_made and self.condition("PodReadyToStartContainers").get("status") != "True"
 
     def condition(self, kind: str) -> Json:
         return _condition(self.body, kind)

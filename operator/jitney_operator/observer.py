@@ -44,7 +44,11 @@ class Observer:
     def see(self, mdep: ModelDeployment) -> Sight:
         children = self.store.observed(mdep)
         mdep = mdep.with_hpa(self.autoscalers.scales(mdep.key))
-        replicas = self.load.replicas(mdep, children)
+        if mdep.scales_itself and not self.autoscalers.known:
+            # Perhaps an autoscaler has the say, so what runs goes on.
+            replicas: int | None = int((children.deployment or {}).get("spec", {}).get("replicas", mdep.spec.replicas))
+        else:
+            replicas = self.load.replicas(mdep, children)
         scaled = mdep if replicas is None else mdep.with_replicas(replicas)
         known = replace(children, troubles=self.troubles.of(mdep.key), exclusive=self.claims.exclusive(mdep))
         return Sight(scaled, known, self.scrape.progress(mdep.key))

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 SETTLE = 0.1
 # Seconds between two writes that tell nothing but how far a pod has come.
 PROGRESS_PACE = 5.0
+# Seconds until an Event that could not be posted is tried again.
+TELL_AGAIN = 5.0
 
 
 class Reconciler:
@@ -52,6 +54,8 @@ class Reconciler:
         self._metrics = metrics
         self._warm = warm
         self._reported: dict[Key, float] = {}
+        # Events that could not be posted yet, in the order of their transitions.
+        self._untold: dict[Key, list[Json]] = {}
 
     async def work(self) -> None:
         """One worker, for ever."""
@@ -85,11 +89,13 @@ class Reconciler:
         if mdep is None or mdep.deleting:
             self._queue.forget(key)
             self._reported.pop(key, None)
+            self._untold.pop(key, None)
             self._observer.forget(key)
             return
         await self._observer.prepare(mdep)
         wish, refused = await self._apply(mdep, self._plan(mdep))
         await self._report(mdep, wish.status(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+        await self._tell(key)
         if refused:
             # Nobody tells us when a stranger's object goes away, or when the cluster would take ours.
             self._queue.retry(key, 1.0)
@@ -136,7 +142,9 @@ class Reconciler:
                 return
             raise
         self._reported[mdep.key] = asyncio.get_running_loop().time()
-        await self._tell(mdep, status)
+        event = events.transition(mdep, status, self._settings.identity, datetime.now(UTC))
+        if event is not None:
+            self._untold.setdefault(mdep.key, []).append(event)
 
     def _may_wait(self, mdep: ModelDeployment, status: Json) -> bool:
         """A line of progress moves all the time: it is written at most once in PROGRESS_PACE seconds, everything else at once."""
@@ -147,13 +155,19 @@ class Reconciler:
             self._queue.add_after(mdep.key, wait)
         return wait > 0
 
-    async def _tell(self, mdep: ModelDeployment, status: Json) -> None:
-        """An Event for a new state. It is a courtesy: that it cannot be posted stops nothing."""
-        event = events.transition(mdep, status, self._settings.identity, datetime.now(UTC))
-        if event is None:
-            return
-        try:
-            await self._writer.record(event)
-        except ClusterError as error:
-            if error.status != 409:
-                logger.warning("%s: the Event %s cannot be posted: %s", mdep.key, event["reason"], error)
+    async def _tell(self, key: Key) -> None:
+        """An Event for each new state, after the status that it tells of. It is a courtesy: one that cannot be posted now stops nothing and
+        is posted later; only the end of this process loses it."""
+        while untold := self._untold.get(key):
+            try:
+                await self._writer.record(untold[0])
+            except NotLeading:
+                return
+            except ClusterError as error:
+                if error.status != 409 and not error.final:
+                    self._queue.add_after(key, TELL_AGAIN)
+                    return
+                if error.status != 409:
+                    logger.warning("%s: the Event %s is refused: %s", key, untold[0]["reason"], error)
+            del untold[0]
+        self._untold.pop(key, None)

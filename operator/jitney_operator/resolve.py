@@ -35,7 +35,7 @@ class Resolved:
 
     def echo(self, mdep: ModelDeployment) -> Json:
         """status.resolved"""
-        found: Json = {"generation": mdep.generation, "servedModelName": mdep.spec.served_model_name}
+        found: Json = {"generation": mdep.generation, "asks": mdep.asks, "servedModelName": mdep.spec.served_model_name}
         found |= {"repository": self.reference, "image": self.image}
         found |= {"profile": self.profile.name, "device": self.device, "gpus": self.profile.gpus}
         if self.revision:
@@ -177,9 +177,17 @@ def memory_of(spec: Spec, profile: Profile) -> int:
 
 
 def _kept(mdep: ModelDeployment) -> Json:
-    """What this generation came to mean when it was accepted: an upgraded operator or another configuration restarts nothing."""
+    """What this spec came to mean when it was accepted: an upgraded operator or another configuration restarts nothing, nor does scaling
+    after an upgrade. But for an image that could not be pulled and serves nobody: that was perhaps put right since."""
     kept: Json = mdep.status.get("resolved") or {}
-    return kept if kept.get("generation", _accepted_generation(mdep)) == mdep.generation else {}
+    if kept.get("asks") != mdep.asks and kept.get("generation", _accepted_generation(mdep)) != mdep.generation:
+        return {}
+    return {name: value for name, value in kept.items() if name != "image"} if _cannot_be_pulled(mdep) else kept
+
+
+def _cannot_be_pulled(mdep: ModelDeployment) -> bool:
+    reasons = {entry["type"]: entry["reason"] for entry in mdep.status.get("conditions", ())}
+    return (reasons.get("ModelLoaded"), reasons.get("Available")) == ("ImagePullError", "NoReadyReplica")
 
 
 def _accepted_generation(mdep: ModelDeployment) -> int | None:

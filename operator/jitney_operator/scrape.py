@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jitney_operator.api import Key
@@ -16,6 +16,8 @@ from jitney_operator.store import Store
 from jitney_operator.workqueue import WorkQueue
 
 PERIOD = 1.0
+# Seconds after which a pod that says nothing is no longer believed to be where it was.
+SILENCE = 15.0
 _MOST = 4096
 
 
@@ -25,6 +27,7 @@ class Heard:
 
     process: str
     progress: Progress
+    at: float = field(compare=False)
 
 
 class Scrape:
@@ -58,11 +61,21 @@ class Scrape:
             self._queue.add(key)
 
     def _newest(self, key: Key, pod: Pod, answer: Progress | None) -> Heard | None:
-        """A process too busy to answer is where it was before; another one begins anew."""
+        """A process too busy to answer is where it was before, for a while; another one begins anew."""
+        now = _now()
         if answer is not None:
-            return Heard(pod.process, answer)
+            return Heard(pod.process, answer, now)
         before = self._heard.get(key)
-        return before if before and before.process == pod.process else None
+        if before is None or before.process != pod.process:
+            return None
+        if now - before.at < SILENCE:
+            return before
+        # Its node may be lost, which nobody notices of a pod that is not ready.
+        return replace(before, progress=Progress(before.progress.reason, f"the pod has not answered for {SILENCE:.0f} s"))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _progress_of(asking: Asking, pod: Pod) -> Progress | None:

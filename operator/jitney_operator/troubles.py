@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 PERIOD = 1.0
 # Rounds that a pod may take to be made before anybody is asked, and after which its namespace is asked again. Most never need it.
 PATIENCE = 2
+# The same for pods of which something is known: it may have passed, or something else be in the way now.
+LONG_PATIENCE = 15
 # Namespaces asked in one round: however many pods wait, the server has no more to do.
 NAMESPACES = 4
 TOLD = ("FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox")
@@ -57,13 +59,13 @@ class Troubles:
             await self._ask(namespace, {key: pods for key, pods in stuck.items() if key.namespace == namespace})
 
     def _due(self, stuck: Mapping[Key, list[Pod]]) -> list[str]:
-        """Namespaces with pods that have waited and of which nothing is known; who waits longest comes first."""
+        """Namespaces with pods that have waited; who waits longest comes first."""
         waited: dict[str, int] = {}
         for key, pods in stuck.items():
             for pod in pods:
-                if pod.uid not in self.of(key):
+                if self._waited[pod.uid] > (LONG_PATIENCE if pod.uid in self.of(key) else PATIENCE):
                     waited[key.namespace] = max(waited.get(key.namespace, 0), self._waited[pod.uid])
-        return sorted((name for name, rounds in waited.items() if rounds > PATIENCE), key=lambda name: -waited[name])
+        return sorted(waited, key=lambda name: -waited[name])
 
     async def _ask(self, namespace: str, stuck: Mapping[Key, list[Pod]]) -> None:
         # The next question is due when they have waited as long again.
@@ -75,7 +77,7 @@ class Troubles:
             return
         for key, pods in stuck.items():
             found = {pod.uid: trouble for pod in pods if (trouble := newest(events, pod.uid))}
-            if found:
+            if found.items() - self.of(key).items():
                 self._told.setdefault(key, {}).update(found)
                 self._queue.add(key)
 

@@ -322,7 +322,7 @@ def test_what_a_generation_came_to_mean_outlives_another_configuration():
     assert again == seen["resolved"]
     refused = [{**entry, "status": "False"} for entry in seen["conditions"]]
     assert plan.make(resource(seen | {"conditions": refused}, **SMALL), Observed(), other, CATALOGUE).resolved == again
-    moved = resource(seen | {"resolved": {**seen["resolved"], "generation": 0}}, **SMALL)
+    moved = resource(seen | {"resolved": {**seen["resolved"], "generation": 0, "asks": "something else"}}, **SMALL)
     fresh = plan.make(moved, Observed(), other, CATALOGUE).resolved or {}
     assert (fresh["image"], fresh["profile"]) == ("jitney-runtime:9", "big")
 
@@ -330,7 +330,7 @@ def test_what_a_generation_came_to_mean_outlives_another_configuration():
 def test_a_status_of_the_first_version_is_kept_too():
     mdep = resource(**SMALL)
     seen = make(mdep, running(mdep, Ready="True")).status(NOW)
-    del seen["resolved"]["generation"]
+    del seen["resolved"]["generation"], seen["resolved"]["asks"]
     other = replace(SETTINGS, runtime_image="jitney-runtime:9")
     found = plan.make(resource(seen, **SMALL), Observed(), other, CATALOGUE).resolved or {}
     assert found["image"] == "jitney-runtime:0.1.0"
@@ -366,8 +366,8 @@ def test_pods_that_cannot_share_a_claim_follow_one_another(spec: dict[str, Any],
     [
         ({"sizeLimit": "1Gi"}, {"sizeLimit": "1024Mi"}),
         ({"requests": {"cpu": "1"}}, {"requests": {"cpu": "1."}}),
-        ({"podAffinityTerm": {"topologyKey": "zone"}}, {"podAffinityTerm": {"topologyKey": "zone", "namespaces": [], "labelSelector": {}}}),
-        ({}, {"optional": False}),
+        ({"affinity": {"x": [{"key": "zone"}]}}, {"affinity": {"x": [{"key": "zone", "namespaces": [], "labelSelector": {}}], "y": {}}}),
+        ({"env": [{"name": "A"}]}, {"env": [{"name": "A", "value": ""}]}),
     ],
 )
 def test_what_the_server_writes_in_its_own_way_is_no_drift(live: dict[str, Any], desired: dict[str, Any]):
@@ -377,6 +377,9 @@ def test_what_the_server_writes_in_its_own_way_is_no_drift(live: dict[str, Any],
 def test_what_is_there_and_shall_not_be_is_drift():
     assert not drift.holds({"replicas": 2}, {"replicas": 0})
     assert not drift.holds({"sizeLimit": "2Gi"}, {"sizeLimit": "1Gi"})
+    # Absent, it is mounted.
+    assert not drift.holds({}, {"automountServiceAccountToken": False})
+    assert not drift.holds({"name": "tmp", "hostPath": {"path": "/"}}, {"name": "tmp", "emptyDir": {}})
 
 
 @pytest.mark.parametrize(
@@ -442,3 +445,89 @@ def test_a_volume_that_cannot_be_mounted():
     assert conditions(make(mdep, replace(observed, troubles={})).status(NOW))["ModelLoaded"] == ("Unknown", "Pending")
     started = replace(running(mdep, {"state": {"running": {}}}), troubles=observed.troubles)
     assert conditions(make(mdep, started).status(NOW))["ModelLoaded"] == ("Unknown", "Pending")
+
+
+def test_scaling_after_an_upgrade_rolls_no_pods():
+    """Only what a pod is made of can bring it the newer image."""
+    seen = make(resource(**SMALL)).status(NOW)
+    newer = replace(SETTINGS, runtime_image="jitney-runtime:9")
+
+    def image(**spec: Any) -> str:
+        metadata = {"name": "chat", "namespace": "team", "uid": "u1", "generation": 2}
+        mdep = ModelDeployment.parse({"metadata": metadata, "spec": {**SMALL, **spec}, "status": seen})
+        return str((plan.make(mdep, Observed(), newer, CATALOGUE).resolved or {})["image"])
+
+    assert image(replicas=5) == image(suspend=True) == image(rollout={"drainSeconds": 120}) == "jitney-runtime:0.1.0"
+    assert image(env=[{"name": "HF_X", "value": "1"}]) == "jitney-runtime:9"
+
+
+def test_an_image_that_cannot_be_pulled_is_put_right_by_the_administrator():
+    mdep = resource(**SMALL)
+    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    seen = make(mdep, running(mdep, waiting)).status(NOW)
+    newer = replace(SETTINGS, runtime_image="jitney-runtime:9")
+    again = plan.make(resource(seen, **SMALL), running(mdep, waiting), newer, CATALOGUE)
+    assert again.resolved is not None
+    assert again.resolved["image"] == "jitney-runtime:9"
+    serving = running(mdep, Ready="True")
+    assert (plan.make(resource(make(mdep, serving).status(NOW), **SMALL), serving, newer, CATALOGUE).resolved or {})["image"].endswith(
+        ":0.1.0"
+    )
+
+
+def thrown_out(mdep: ModelDeployment, reason: str, message: str, failed: str = "2026-01-01T00:00:00Z") -> Observed:
+    """A pod that the node threw out, and the one made in its place."""
+    observed = running(mdep, {"state": {"running": {}}})
+    (pod,) = observed.pods
+    fresh = {**pod.body["metadata"], "creationTimestamp": "2026-01-01T00:00:01Z"}
+    gone = {**pod.body["metadata"], "name": "chat-0", "uid": "p0"}
+    target = [{"type": "DisruptionTarget", "status": "True", "lastTransitionTime": failed}]
+    status = {"phase": "Failed", "reason": reason, "message": message, "conditions": target}
+    return replace(observed, pods=(Pod({**pod.body, "metadata": fresh}), Pod({**pod.body, "metadata": gone, "status": status})))
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "expected"),
+    [
+        ("Evicted", 'Usage of EmptyDir volume "cache" exceeds the limit "1Gi". ', "DiskFull"),
+        ("Evicted", "The node was low on resource: ephemeral-storage. Threshold quantity: 1, available: 0.", "DiskFull"),
+        ("Evicted", "The node was low on resource: memory. Container runtime was using 3Gi.", "OutOfMemory"),
+        ("UnexpectedAdmissionError", "Allocate failed due to no healthy devices present; cannot allocate nvidia.com/gpu", "DeviceNotFound"),
+        ("Preempting", "Preempted", None),
+    ],
+)
+def test_a_pod_that_the_node_threw_out_counts_until_the_next_is_ready(reason: str, message: str, expected: str | None):
+    mdep = resource(**SMALL)
+    observed = thrown_out(mdep, reason, message)
+    failure = make(mdep, observed).facts.failure
+    assert (failure.reason if failure else None) == expected
+    long_ago = thrown_out(mdep, reason, message, failed="2025-01-01T00:00:00Z")
+    assert make(mdep, long_ago).facts.failure is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "expected"),
+    [
+        ("RunContainerError", f"failed to create {'a' * 64}: unresolvable CDI devices nvidia.com/gpu=0", "DeviceNotFound"),
+        ("CreateContainerError", "context deadline exceeded", "CrashLoop"),
+        ("ImageInspectError", "rpc error", "CrashLoop"),
+        ("CreateContainerConfigError", 'secret "hub" not found', "SecretNotFound"),
+        ("CreateContainerConfigError", "failed to sync secret cache: timed out waiting for the condition", None),
+        ("ContainerCreating", "", None),
+        ("CrashLoopBackOff", "back-off 10s restarting", None),
+    ],
+)
+def test_a_container_that_cannot_be_made_is_named(reason: str, message: str, expected: str | None):
+    status = {"containerStatuses": [{"name": "runtime", "state": {"waiting": {"reason": reason, "message": message}}}]}
+    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": status}))
+    assert (failure.reason if failure else None) == expected
+    assert failure is None or "a" * 64 not in failure.message
+
+
+def test_memory_that_is_too_small_comes_with_figures_to_try():
+    mdep = resource(**SMALL, maxModelLen=4096, resourceProfile="gpu")
+    ended = {"state": {"terminated": {"exitCode": 15, "message": "GPUOutOfMemory: the GPU is too small"}}}
+    failure = make(mdep, running(mdep, ended)).facts.failure
+    assert failure is not None
+    assert failure.reason == "GPUOutOfMemory"
+    assert "Try maxNumSeqs 8 (now 16) or maxModelLen 2048 (now 4096)." in failure.message

@@ -9,9 +9,9 @@ import pytest
 
 from jitney_operator.api import LABEL, Json, Key
 from jitney_operator.errors import ClusterError
-from jitney_operator.observed import Trouble
+from jitney_operator.observed import Pod, Trouble
 from jitney_operator.store import Store
-from jitney_operator.troubles import PATIENCE, Troubles, newest
+from jitney_operator.troubles import LONG_PATIENCE, PATIENCE, Troubles, newest
 from jitney_operator.workqueue import WorkQueue
 
 CAUSE = 'MountVolume.SetUp failed for volume "w" : mount failed: exit status 32'
@@ -84,8 +84,13 @@ async def test_only_who_waits_long_is_asked_about_and_only_until_it_is_known():
     assert troubles.of(key) == {"p1": Trouble("FailedMount", CAUSE)}
     assert await asyncio.wait_for(queue.take(), 1) == key
     asked = len(events.asked)
-    await rounds(troubles, 20)
-    assert len(events.asked) == asked
+    events.there = [event("Held", "FailedAttachVolume", at="2026-01-01T00:09:00Z")]
+    await rounds(troubles, LONG_PATIENCE)
+    assert len(events.asked) == asked, "what is known is asked for seldom"
+    queue.done(key)
+    await rounds(troubles, 1)
+    assert troubles.of(key) == {"p1": Trouble("FailedAttachVolume", "Held")}
+    assert await asyncio.wait_for(queue.take(), 1) == key
     store.put(pod("p1", None, version=2))
     await rounds(troubles, 1)
     assert not troubles.of(key)
@@ -107,3 +112,12 @@ async def test_a_server_that_refuses_ends_nothing():
     events.broken = True
     await rounds(troubles, 4 * (PATIENCE + 1))
     assert len(events.asked) == 4
+
+
+def test_who_waits_for_an_image_only_is_not_stuck():
+    """A mount that failed for a while must not be told of a pull that takes minutes."""
+    body = pod("p1", "ContainerCreating")
+    assert Pod(body).stuck
+    body["status"]["conditions"] = [{"type": "PodReadyToStartContainers", "status": "True"}]
+    assert not Pod(body).stuck
+    assert Pod(body).being_made

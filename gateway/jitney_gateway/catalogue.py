@@ -1,0 +1,64 @@
+"""Chat models by short name and size, read from the one file that the operator reads too; a contract test compares both readings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Self
+
+import yaml
+
+from jitney_gateway.errors import GatewayError, bad_field
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One size of a model. `parameters` as stored, `context` in tokens, `kv_elements` per token: keys and values of all layers."""
+
+    name: str
+    size: str
+    repository: str
+    revision: str | None
+    parameters: int
+    context: int
+    kv_elements: int
+
+    @classmethod
+    def parse(cls, name: str, size: str, values: Mapping[str, Any]) -> Self:
+        kv = 2 * values["layers"] * values["kvHeads"] * values["headDim"]
+        return cls(name, size, values["repository"], values.get("revision"), values["parameters"], values["context"], kv)
+
+
+class Catalogue:
+    """Looks models up; every miss says what there is."""
+
+    def __init__(self, entries: tuple[Entry, ...]) -> None:
+        self.entries = entries
+
+    @classmethod
+    def read(cls) -> Self:
+        # A file of the operator's room, read as data: the rooms' code stays apart.
+        text = resources.files("jitney_operator").joinpath("catalogue.yaml").read_text()
+        families = yaml.safe_load(text)
+        return cls(tuple(Entry.parse(name, str(size), values) for name, sizes in families.items() for size, values in sizes.items()))
+
+    def of(self, name: str) -> tuple[Entry, ...]:
+        """All sizes of a model; empty where it is not known."""
+        return tuple(entry for entry in self.entries if entry.name == name)
+
+    def find(self, name: str, size: str | None) -> Entry:
+        """GatewayError (400) where there is no such model, no such size, or several sizes to choose from."""
+        entries = self.of(name)
+        if not entries:
+            known = ", ".join(sorted({entry.name for entry in self.entries}))
+            raise GatewayError(
+                400, f"Model not found, name: {name}. Known are {known}; give model_path for any other.", code="model_not_found"
+            )
+        sizes = ", ".join(entry.size for entry in entries)
+        if size is None and len(entries) > 1:
+            raise bad_field("model_size_in_billions", f"{name} comes in several sizes; give one of {sizes}")
+        for entry in entries:
+            if size is None or float(entry.size) == float(size):
+                return entry
+        raise bad_field("model_size_in_billions", f"{name} has no size {size}; there are {sizes}")

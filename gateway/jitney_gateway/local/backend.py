@@ -1,0 +1,168 @@
+"""The models of this machine, by uid. Lives on the event loop; every change is on disk before it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from jitney_gateway.catalogue import Catalogue
+from jitney_gateway.errors import GatewayError, unknown_model
+from jitney_gateway.launch import Launch
+from jitney_gateway.local import memory
+from jitney_gateway.local.runtime import Runtime
+from jitney_gateway.local.state import State
+from jitney_gateway.model import CREATING, ERROR, LOADING, READY, Model, Replica
+
+logger = logging.getLogger(__name__)
+
+# For answers that are under way when a model is terminated or the server stops.
+DRAIN_SECONDS = 30
+
+
+@dataclass
+class Running:
+    """One launched model and its processes."""
+
+    launch: Launch
+    created: int
+    repository: str
+    context: int | None
+    runtimes: tuple[Runtime, ...]
+
+
+class LocalBackend:
+    def __init__(self, folder: Path, catalogue: Catalogue, log_level: str = "info") -> None:
+        """`folder` holds the record of launches and the runtimes' logs."""
+        self._catalogue, self._log_level = catalogue, log_level
+        self._state = State(folder)
+        self._logs = folder / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._running: dict[str, Running] = {}
+        self._moved = asyncio.Condition()
+
+    async def start(self) -> None:
+        """Begin with what was launched before."""
+        for uid, launch in self._state.read().items():
+            try:
+                self._begin(uid, launch)
+            except GatewayError as error:
+                logger.error("%s was launched before and cannot be now: %s", uid, error.detail)
+
+    async def stop(self) -> None:
+        """Ends every process; the record stays."""
+        runtimes = [runtime for running in self._running.values() for runtime in running.runtimes]
+        await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in runtimes))
+
+    async def launch(self, launch: Launch) -> str:
+        uid = launch.uid or self._free_uid(launch.name)
+        if uid in self._running:
+            raise GatewayError(400, f"Model is already in the model list, uid: {uid}", code="model_exists")
+        self._begin(uid, launch)
+        self._remember()
+        return uid
+
+    def _free_uid(self, name: str) -> str:
+        return name if name not in self._running else f"{name}-{secrets.token_hex(4)}"
+
+    def _begin(self, uid: str, launch: Launch) -> None:
+        reference, context = self._resolve(launch)
+        runtimes = tuple(
+            Runtime(f"{uid}-{number}", self._arguments(uid, launch, reference), launch.envs, self._logs, self._say)
+            for number in range(launch.replicas)
+        )
+        self._running[uid] = Running(launch, int(time.time()), reference, context, runtimes)
+        for runtime in runtimes:
+            runtime.start()
+
+    def _resolve(self, launch: Launch) -> tuple[str, int | None]:
+        """What the runtime is to load, and the window where it is known."""
+        if launch.model_path:
+            if not Path(launch.model_path).is_dir():
+                raise GatewayError(400, f"model_path: there is no folder {launch.model_path}", code="model_not_found")
+            return str(Path(launch.model_path).resolve()), launch.max_model_len
+        if "/" in launch.name:
+            return launch.name, launch.max_model_len
+        entry = self._catalogue.find(launch.name, launch.size)
+        memory.check(launch, entry, memory.available())
+        return entry.repository, launch.max_model_len or entry.context
+
+    def _arguments(self, uid: str, launch: Launch, reference: str) -> tuple[str, ...]:
+        flags = {
+            "--model": reference,
+            "--served-model-name": uid,
+            "--max-num-seqs": launch.max_num_seqs,
+            "--quantization": launch.quantization,
+            "--device": launch.device,
+            "--drain-seconds": DRAIN_SECONDS,
+            "--log-level": self._log_level,
+            "--max-model-len": launch.max_model_len,
+            "--revision": launch.revision,
+            "--dtype": launch.dtype,
+        }
+        words = tuple(str(word) for flag, value in flags.items() if value is not None for word in (flag, value))
+        return (*words, "--trust-remote-code") if launch.trust_remote_code else words
+
+    def _say(self) -> None:
+        asyncio.get_running_loop().create_task(self._notify())
+
+    async def _notify(self) -> None:
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def ready(self, uid: str) -> None:
+        async with self._moved:
+            while True:
+                model = await self.find(uid)
+                if model is None:
+                    raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
+                if model.status == ERROR:
+                    raise GatewayError(500, model.message, code="launch_failed")
+                if model.status == READY:
+                    return
+                await self._moved.wait()
+
+    async def models(self) -> list[Model]:
+        return [self._model(uid, running) for uid, running in sorted(self._running.items())]
+
+    async def find(self, uid: str) -> Model | None:
+        running = self._running.get(uid)
+        return self._model(uid, running) if running else None
+
+    async def terminate(self, uid: str) -> None:
+        running = self._running.pop(uid, None)
+        if running is None:
+            raise unknown_model(uid, list(self._running))
+        self._remember()
+        self._say()
+        await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in running.runtimes))
+
+    def _remember(self) -> None:
+        self._state.write({uid: dataclasses.replace(running.launch, uid=uid) for uid, running in self._running.items()})
+
+    def _model(self, uid: str, running: Running) -> Model:
+        """Ready when all replicas are; failed when one of them is, with its words."""
+        runtimes = running.runtimes
+        failed = next((runtime for runtime in runtimes if runtime.status == ERROR), None)
+        slowest = failed or min(runtimes, key=lambda runtime: (runtime.status == READY, runtime.progress))
+        replicas = tuple(
+            Replica(str(number), runtime.address, runtime.status, runtime.message if runtime.status == ERROR else "")
+            for number, runtime in enumerate(runtimes)
+        )
+        status = slowest.status if slowest.status in (READY, ERROR, LOADING) else CREATING
+        return Model(
+            uid,
+            running.launch,
+            status,
+            replicas,
+            slowest.progress,
+            slowest.stage,
+            slowest.message,
+            running.created,
+            running.repository,
+            running.context,
+        )

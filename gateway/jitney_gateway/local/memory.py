@@ -1,0 +1,39 @@
+"""Would a model find the memory it needs on this machine, before a process is started for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jitney_gateway.catalogue import Entry
+from jitney_gateway.errors import GatewayError
+from jitney_gateway.launch import Launch
+
+# float32, as the runtime computes on a CPU.
+BYTES = 4
+# Interpreter, torch and activations.
+OVERHEAD = 512 * 1024**2
+# The window is lowered to what fits, down to this.
+SHORTEST = 512
+GIB = 1024**3
+
+
+def available() -> int:
+    """Bytes that new processes can have without swapping."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def check(launch: Launch, entry: Entry, free: int) -> None:
+    """GatewayError (503) with the figures where the model cannot fit into `free` bytes. What a GPU holds is not known here."""
+    if launch.device == "cuda":
+        return
+    weights = entry.parameters * BYTES
+    tokens = launch.max_num_seqs * (launch.max_model_len or min(SHORTEST, entry.context))
+    needs = weights + tokens * entry.kv_elements * BYTES + OVERHEAD
+    if needs > free:
+        raise GatewayError(
+            503,
+            f"{entry.name} {entry.size} needs {needs / GIB:.1f} GiB (weights {weights / GIB:.1f}) and this machine has "
+            f"{free / GIB:.1f} GiB free: take a smaller size, lower max_num_seqs or context_length, or terminate another model",
+            code="does_not_fit",
+        )

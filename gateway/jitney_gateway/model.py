@@ -1,0 +1,107 @@
+"""A launched model as both backends tell of it, and its shape on the wire (Xinference 4.1.0's and OpenAI's in one)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jitney_gateway.launch import Launch
+
+Json = dict[str, Any]
+
+CREATING, LOADING, READY, ERROR, UPDATING = "CREATING", "LOADING", "READY", "ERROR", "UPDATING"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One runtime. `address` is where it is asked, such as http://127.0.0.1:41234."""
+
+    id: str
+    address: str
+    status: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Model:
+    """`progress` from 0 to 1 while it starts, `stage` in the words of the runtime, `message` the reason where it failed. `created` in Unix
+    time."""
+
+    uid: str
+    launch: Launch
+    status: str
+    replicas: tuple[Replica, ...] = ()
+    progress: float = 0.0
+    stage: str = "pending"
+    message: str = ""
+    created: int = 0
+    repository: str = ""
+    context: int | None = None
+    serves: tuple[str, ...] = field(default=("chat",))
+
+    def describe(self) -> Json:
+        launch = self.launch
+        return {
+            "model_type": "LLM",
+            "address": self.replicas[0].address if self.replicas else None,
+            "accelerators": [],
+            "model_name": launch.name,
+            "model_lang": ["en"],
+            "model_ability": list(self.serves),
+            "model_description": "",
+            "model_format": "pytorch",
+            "model_size_in_billions": _size(launch.size),
+            "model_family": launch.name,
+            "quantization": launch.quantization,
+            "multimodal_projector": None,
+            "model_hub": "huggingface",
+            "revision": launch.revision,
+            "context_length": self.context,
+            "strict_system_first": False,
+            "model_engine": "Transformers",
+            "replica": launch.replicas,
+            "status": self.status,
+            "message": self.message,
+        }
+
+    def listed(self) -> Json:
+        """An entry of GET /v1/models, for either kind of client."""
+        return {"id": self.uid, "object": "model", "created": self.created, "owned_by": "jitney", **self.describe()}
+
+    def instance(self) -> Json:
+        return {
+            "model_name": self.launch.name,
+            "model_uid": self.uid,
+            "model_version": None,
+            "model_ability": list(self.serves),
+            "replica": self.launch.replicas,
+            "status": self.status,
+            "instance_created_ts": self.created,
+            "n_worker": 1,
+            "replica_statuses": [replica_status(self, replica) for replica in self.replicas],
+        }
+
+    def progressed(self) -> Json:
+        return {"progress": self.progress, "stage": self.stage, "download_files": [], "replicas": [], "message": self.message}
+
+
+def replica_status(model: Model, replica: Replica) -> Json:
+    return {
+        "replica_id": replica.id,
+        "replica_model_uid": f"{model.uid}-{replica.id}",
+        "worker_address": None,
+        "model_address": replica.address,
+        "accelerators": [],
+        "status": replica.status,
+        "created_ts": model.created,
+        "error_message": replica.message,
+        "replica_uid": replica.id,
+        "gpu_idx": None,
+    }
+
+
+def _size(size: str | None) -> int | str | None:
+    """As Xinference writes it: whole numbers as numbers, others with an underscore."""
+    if size is None:
+        return None
+    return int(size) if size.isdigit() else size.replace(".", "_")

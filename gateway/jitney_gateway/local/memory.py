@@ -12,7 +12,7 @@ from jitney_gateway.launch import Launch
 BYTES = 4
 # Interpreter, torch and activations.
 OVERHEAD = 512 * 1024**2
-# The window is lowered to what fits, down to this.
+# The runtime makes room for as many keys and values as there is memory for: at least one answer of this many tokens.
 SHORTEST = 512
 GIB = 1024**3
 
@@ -28,12 +28,12 @@ def check(launch: Launch, entry: Entry, free: int) -> None:
     if launch.device == "cuda":
         return
     weights = entry.parameters * BYTES
-    tokens = launch.max_num_seqs * (launch.max_model_len or min(SHORTEST, entry.context))
+    tokens = launch.max_model_len or min(SHORTEST, entry.context)
     needs = weights + tokens * entry.kv_elements * BYTES + OVERHEAD
     if needs > free:
         raise GatewayError(
             503,
             f"{entry.name} {entry.size} needs {needs / GIB:.1f} GiB (weights {weights / GIB:.1f}) and this machine has "
-            f"{free / GIB:.1f} GiB free: take a smaller size, lower max_num_seqs or context_length, or terminate another model",
+            f"{free / GIB:.1f} GiB free: take a smaller size, lower context_length, or terminate another model",
             code="does_not_fit",
         )

@@ -100,3 +100,21 @@ def test_every_file_it_links_to_exists():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_several_models_on_this_machine(tmp_path: Path):
+    serve, *commands = the_block(".venv/bin/jitney local").splitlines()
+    with running_hub() as hub:
+        hub.repositories["Qwen/Qwen2.5-0.5B-Instruct"] = save_tiny(tmp_path / "tiny", vocab_size=49152)
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "XDG_STATE_HOME": str(tmp_path)}
+        with running(shlex.split(serve), tmp_path, **environment) as output:
+            end = time.monotonic() + 60
+            while "Uvicorn running on" not in output.read_text():
+                assert time.monotonic() < end, output.read_text()
+                time.sleep(0.2)
+            for command in commands:
+                done = subprocess.run(
+                    shlex.split(command), cwd=ROOT, input="Hello\n/quit\n", capture_output=True, text=True, timeout=120, check=False
+                )
+                assert done.returncode == 0, done.stderr + output.read_text()
+            assert "Assistant: " in done.stdout

@@ -126,11 +126,12 @@ def terminate(model_uid: Uid, endpoint: Endpoint = HERE, api_key: Key = None) ->
 def chat(
     model_uid: Uid,
     endpoint: Endpoint = HERE,
-    max_tokens: Annotated[int, typer.Option("--max_tokens", "--max-tokens")] = 512,
+    max_tokens: Annotated[int | None, typer.Option("--max_tokens", "--max-tokens", help="Default, as many as its window holds.")] = None,
     api_key: Key = None,
 ) -> None:
     """Talk to a model; /quit or Ctrl-D ends."""
     client, messages = Client(endpoint, api_key), []
+    options = {} if max_tokens is None else {"max_tokens": max_tokens}
     while True:
         try:
             words = input("User: ")
@@ -142,7 +143,7 @@ def chat(
         pieces = []
         print("Assistant: ", end="", flush=True)
         try:
-            for piece in client.chat(model_uid, messages, max_tokens=max_tokens):
+            for piece in client.chat(model_uid, messages, **options):
                 pieces.append(piece)
                 print(piece, end="", flush=True)
         except Failed as error:

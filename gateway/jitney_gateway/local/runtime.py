@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from jitney_gateway.model import ERROR, LOADING, READY
+from jitney_gateway.progress import share
 
 logger = logging.getLogger(__name__)
 
@@ -138,19 +139,6 @@ class Runtime:
         self.status, self.stage, self.progress, self.message = status, stage, progress, message
         if before != (status, stage, progress, message):
             self._changed()
-
-
-def share(words: str) -> float:
-    """How far a start has come, of 1: downloads are its first half, loading most of the second."""
-    numbers = words.removeprefix("downloading ").partition("/")
-    if words.startswith("downloading "):
-        with contextlib.suppress(ValueError, ZeroDivisionError):
-            return 0.5 * float(numbers[0].split()[0]) / float(numbers[2].split()[0])
-        return 0.0
-    if words.startswith("loading "):
-        with contextlib.suppress(ValueError):
-            return 0.5 + 0.4 * float(words.split()[1]) / 100
-    return 0.95 if words == "warming up" else 0.5
 
 
 def _free_port() -> int:

@@ -1,0 +1,109 @@
+"""From a launch to a ModelDeployment and back to a model. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from typing import Any
+
+from jitney_gateway.errors import GatewayError, bad_field
+from jitney_gateway.launch import Launch
+from jitney_gateway.model import ERROR, LOADING, READY, Json, Model, Replica
+from jitney_gateway.progress import share
+
+GROUP, VERSION, PLURAL, KIND = "serving.jitney.dev", "v1alpha1", "modeldeployments", "ModelDeployment"
+# A Service gets this name, and needs room for a pod's suffix.
+LONGEST_NAME = 52
+
+
+def name_of(uid: str) -> str:
+    """A uid as a DNS-1035 label: `qwen1.5-chat` becomes `qwen1-5-chat`. Long ones end in a digest, so that no two become the same."""
+    plain = re.sub(r"[^a-z0-9]+", "-", uid.lower()).strip("-")
+    name = plain if re.match(r"[a-z]", plain) else f"m-{plain}".rstrip("-")
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(uid.encode()).hexdigest()[:8]
+    return f"{name[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
+
+
+def resource(launch: Launch, uid: str, namespace: str) -> Json:
+    """GatewayError (400) where the launch means a folder that no pod sees."""
+    spec: Json = {
+        "model": _reference(launch),
+        "servedModelName": uid,
+        "quantization": launch.quantization,
+        "maxNumSeqs": launch.max_num_seqs,
+        "device": launch.device,
+        "replicas": launch.replicas,
+        "size": launch.size if "/" not in _reference(launch) else None,
+        "maxModelLen": launch.max_model_len,
+        "revision": launch.revision,
+        "env": [{"name": name, "value": value} for name, value in launch.envs.items()] or None,
+        "args": _arguments(launch) or None,
+    }
+    metadata = {"name": name_of(uid), "namespace": namespace}
+    body = {name: value for name, value in spec.items() if value is not None}
+    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": body}
+
+
+def _reference(launch: Launch) -> str:
+    path = launch.model_path
+    if path is None:
+        return launch.name
+    if not path.startswith(("pvc://", "hf://", "oci://", "file:///")):
+        raise bad_field("model_path", f"a pod does not see this machine's folders: write pvc://claim/path or hf://org/repo, not {path}")
+    return path
+
+
+def _arguments(launch: Launch) -> list[str]:
+    return [*(("--dtype", launch.dtype) if launch.dtype else ()), *(("--trust-remote-code",) if launch.trust_remote_code else ())]
+
+
+def model_of(body: Json) -> Model:
+    """A ModelDeployment, whoever made it."""
+    spec, status, metadata = body["spec"], body.get("status", {}), body["metadata"]
+    resolved = status.get("resolved") or {}
+    found = {entry["type"]: entry for entry in status.get("conditions", ())}
+    current = status.get("observedGeneration") == metadata.get("generation")
+    uid = spec.get("servedModelName", metadata["name"])
+    launch = Launch(
+        name=spec["model"],
+        uid=uid,
+        size=resolved.get("size"),
+        quantization=spec.get("quantization", "none"),
+        replicas=spec.get("replicas", 1),
+        device=resolved.get("device", "auto"),
+        max_num_seqs=spec.get("maxNumSeqs", 16),
+        max_model_len=resolved.get("maxModelLen"),
+        revision=resolved.get("revision"),
+    )
+    ready, answers = found.get("Ready", {}), found.get("Available", {}).get("status") == "True"
+    words = status.get("progress", "")
+    state = _state(ready if current else {}, found.get("Stalled") if current else None, answers)
+    address = f"http://{metadata['name']}.{metadata['namespace']}.svc:80"
+    return Model(
+        uid=uid,
+        launch=launch,
+        status=state,
+        # The Service leads to the pods that are ready, so to the front door it is one address.
+        replicas=(Replica("0", address, READY if answers else state),),
+        progress=1.0 if state == READY else share(words),
+        stage="ready" if state == READY else ("downloading" if words.startswith("downloading") else "loading"),
+        message=f"{ready['reason']}: {ready['message']}" if ready and state != READY else "",
+        created=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
+        repository=resolved.get("repository", ""),
+        context=resolved.get("maxModelLen"),
+    )
+
+
+def _state(ready: dict[str, Any], stalled: dict[str, Any] | None, answers: bool) -> str:
+    if ready.get("status") == "True" and answers:
+        return READY
+    return ERROR if stalled and stalled.get("status") == "True" else LOADING
+
+
+def refused(status: int, message: str) -> GatewayError:
+    """The API server's own words: the schema names the field and the way out."""
+    words = re.sub(r'^ModelDeployment\.[^"]*"[^"]*" is invalid: ', "", message)
+    return GatewayError(400 if status in (400, 422) else 503, words, code="refused")

@@ -1,0 +1,87 @@
+"""Launches as ModelDeployments, and ModelDeployments as models."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from jitney_gateway.errors import GatewayError
+from jitney_gateway.kubernetes.manifest import LONGEST_NAME, model_of, name_of, resource
+from jitney_gateway.launch import Launch
+from jitney_gateway.progress import share
+
+
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [("qwen1.5-chat", "qwen1-5-chat"), ("Qwen2_5", "qwen2-5"), ("7b", "m-7b"), ("a", "a"), ("-x-", "x"), ("A" * 52, "a" * 52)],
+)
+def test_a_uid_becomes_a_services_name(uid: str, name: str):
+    assert name_of(uid) == name
+
+
+def test_long_uids_stay_apart():
+    names = {name_of("m" * 90 + end) for end in "ab"}
+    assert len(names) == 2
+    assert all(len(name) <= LONGEST_NAME and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) for name in names)
+
+
+def test_a_launch_as_a_resource():
+    launch = Launch("qwen1.5-chat", size="4", max_num_seqs=32, envs={"HF_TOKEN": "x"}, dtype="bfloat16")
+    body = resource(launch, "qwen1.5-chat", "team")
+    assert body["metadata"] == {"name": "qwen1-5-chat", "namespace": "team"}
+    spec = {"model": "qwen1.5-chat", "servedModelName": "qwen1.5-chat", "size": "4", "maxNumSeqs": 32, "quantization": "none"}
+    assert body["spec"] == body["spec"] | spec
+    assert body["spec"]["args"] == ["--dtype", "bfloat16"]
+    assert "revision" not in body["spec"]
+
+
+def test_a_size_belongs_to_catalogue_names_only():
+    assert "size" not in resource(Launch("org/repo", size="4"), "repo", "team")["spec"]
+
+
+def test_a_folder_that_no_pod_sees_is_refused():
+    with pytest.raises(GatewayError, match="write pvc://claim/path"):
+        resource(Launch("x", model_path="/models/x"), "x", "team")
+    assert resource(Launch("x", size="4", model_path="pvc://c/m"), "x", "team")["spec"]["model"] == "pvc://c/m"
+
+
+def body(**status: Any) -> dict[str, Any]:
+    metadata = {"name": "chat", "namespace": "team", "generation": 2, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"metadata": metadata, "spec": {"model": "x/y", "maxNumSeqs": 8}, "status": {"observedGeneration": 2, **status}}
+
+
+def conditions(**found: str) -> list[dict[str, str]]:
+    return [{"type": kind, "status": value, "reason": "R", "message": "m"} for kind, value in found.items()]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, "LOADING"),
+        ({"conditions": conditions(Ready="True", Available="True")}, "READY"),
+        ({"conditions": conditions(Ready="True", Available="True"), "observedGeneration": 1}, "LOADING"),
+        ({"conditions": conditions(Ready="True", Available="False")}, "LOADING"),
+        ({"conditions": conditions(Ready="False", Stalled="True")}, "ERROR"),
+    ],
+)
+def test_the_state_of_a_model_is_its_resources(status: dict[str, Any], expected: str):
+    assert model_of(body(**status)).status == expected
+
+
+def test_a_rollout_is_answered_by_the_pods_that_are_there():
+    model = model_of(body(conditions=conditions(Ready="False", Available="True")))
+    assert (model.status, model.replicas[0].status) == ("LOADING", "READY")
+    assert model.uid == "chat"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("", 0.0), ("downloading 1.5/3.0 GB", 0.25), ("downloading", 0.0), ("downloading x/y", 0.0), ("loading 50 %", 0.7),
+        ("loading", 0.0), ("warming up", 0.95), ("starting on n1", 0.0),
+    ],
+)  # fmt: skip
+def test_the_runtimes_words_as_a_share(words: str, found: float):
+    assert share(words) == pytest.approx(found)

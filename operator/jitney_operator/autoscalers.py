@@ -30,7 +30,7 @@ class Autoscalers:
         self._store, self._queue, self._cluster, self._namespaces, self._leading = store, queue, cluster, namespaces, leading
         self._targets: set[Key] = set()
         self.known = False
-        self._listed = float("-inf")
+        self._listed = self._tried = float("-inf")
         self._one_at_a_time = asyncio.Lock()
 
     def scales(self, key: Key) -> bool:
@@ -38,17 +38,23 @@ class Autoscalers:
         return key in self._targets
 
     async def fresh(self) -> None:
-        """Before a decision: what is known is at most PERIOD seconds old."""
+        """Before a decision: what is known is not much older than PERIOD, or somebody is asking. No worker waits for another's question."""
+        now = asyncio.get_running_loop().time()
+        if self._one_at_a_time.locked() or now - max(self._listed, self._tried) < PERIOD * (1.5 if self.known else 0.2):
+            return
+        await self._ask()
+
+    async def _ask(self) -> None:
         async with self._one_at_a_time:
-            if asyncio.get_running_loop().time() - self._listed >= PERIOD:
-                await self._list()
+            self._tried = asyncio.get_running_loop().time()
+            await self._list()
 
     async def run(self) -> None:
         """For ever."""
         while True:
             await asyncio.sleep(PERIOD)
             if self._leading() and any(mdep.spec.autoscaling for mdep in self._store.model_deployments()):
-                await self.fresh()
+                await self._ask()
 
     async def _list(self) -> None:
         try:
@@ -59,8 +65,11 @@ class Autoscalers:
                 # What was known holds, and is asked for again with the next look.
                 return
             found = set()
-        self.known, self._listed = True, asyncio.get_running_loop().time()
         changed, self._targets = found ^ self._targets, found
+        if not self.known:
+            # They have waited for this.
+            changed |= {mdep.key for mdep in self._store.model_deployments() if mdep.spec.autoscaling}
+        self.known, self._listed = True, asyncio.get_running_loop().time()
         for key in changed:
             self._queue.add(key)
 

@@ -20,11 +20,18 @@ class Claims:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._read: dict[Key, tuple[str, int, bool]] = {}
+        self._supposed: dict[Key, bool] = {}
 
     def exclusive(self, mdep: ModelDeployment) -> bool:
         """One of them is for one node or one pod at a time. False where that is not known: no such claim, or it may not be read."""
         held = self._read.get(mdep.key)
-        return bool(held and held[:2] == (mdep.uid, mdep.generation) and held[2])
+        if held and held[:2] == (mdep.uid, mdep.generation):
+            return held[2]
+        return self._supposed.get(mdep.key, False)
+
+    def suppose(self, mdep: ModelDeployment, exclusive: bool) -> None:
+        """Until they can be read."""
+        self._supposed[mdep.key] = exclusive
 
     async def look(self, mdep: ModelDeployment) -> None:
         """Reads them unless that was done for this generation. ClusterError where the server cannot say now."""
@@ -33,11 +40,13 @@ class Claims:
         if not names or (held and held[:2] == (mdep.uid, mdep.generation)):
             return
         found = [await self._modes(mdep.key.namespace, name) for name in names]
+        self._supposed.pop(mdep.key, None)
         if all(modes is not None for modes in found):
             self._read[mdep.key] = (mdep.uid, mdep.generation, any(not SHARED & set(modes or ()) for modes in found))
 
     def forget(self, key: Key) -> None:
         self._read.pop(key, None)
+        self._supposed.pop(key, None)
 
     async def _modes(self, namespace: str, name: str) -> list[str] | None:
         try:

@@ -69,19 +69,22 @@ class Failure:
         return found
 
 
-def of(observed: Observed, pods: tuple[Pod, ...]) -> Failure | None:
-    """The first cause among these pods, or that no pod could be made."""
+def of(observed: Observed, pods: tuple[Pod, ...], told: str = "") -> Failure | None:
+    """The first cause among these pods, or that no pod could be made. `told` is the pod whose failure was told last."""
     draining = any(pod.leaving for pod in observed.pods)
     for pod in sorted(pods, key=lambda pod: pod.name):
         failure = of_pod(pod, draining, observed.troubles.get(pod.uid))
         if failure:
             return failure
-    return of_deployment(observed) or _of_the_one_before(observed, pods)
+    return of_deployment(observed) or _of_the_one_before(observed, pods, told)
 
 
-def _of_the_one_before(observed: Observed, pods: tuple[Pod, ...]) -> Failure | None:
+def _of_the_one_before(observed: Observed, pods: tuple[Pod, ...], told: str) -> Failure | None:
     """Pods that the node threw out are replaced at once, and the next one starts as if nothing had been: until one is ready, why counts."""
-    if any(pod.ready for pod in pods) or not pods:
+    if not pods:
+        # Between the end of one and the making of the next, what was told still holds.
+        return next((_thrown_out(pod) for pod in observed.pods if pod.over and pod.name == told), None)
+    if any(pod.ready for pod in pods):
         return None
     oldest = min(pod.created for pod in pods)
     thrown_out = [pod for pod in observed.pods if pod.over and pod.template == pods[0].template and pod.failed_at]
@@ -92,15 +95,18 @@ def _of_the_one_before(observed: Observed, pods: tuple[Pod, ...]) -> Failure | N
 def _thrown_out(pod: Pod) -> Failure | None:
     status = pod.body.get("status", {})
     # What follows the first sentence are figures of the moment.
-    words = str(status.get("message", "")).split(". ")[0].rstrip(".")
+    words = str(status.get("message", "")).split(". ")[0].partition(", requested:")[0].rstrip(".")
     match status.get("reason"):
+        case str(reason) if reason.startswith("OutOf"):
+            kind = "InsufficientGPU" if "gpu" in reason else "InsufficientMemory" if reason == "OutOfmemory" else "Unschedulable"
+            return Failure(kind, f"The node refused the pod: {words}.", pod.name)
         case "Evicted" if re.search(r"ephemeral|emptydir|disk|inode|fs", words, re.IGNORECASE):
             return Failure("DiskFull", f"The node threw the pod out: {words}. {ADVICE['DiskFull']}", pod.name)
         case "Evicted" if "memory" in words:
             return Failure("OutOfMemory", f"The node threw the pod out: {words}. {ADVICE['OutOfMemory']}", pod.name)
         case "UnexpectedAdmissionError" if DEVICES.search(words):
             return Failure("DeviceNotFound", f"The node refused the pod: {words}. {ADVICE['DeviceNotFound']}", pod.name)
-        case "Evicted" | "UnexpectedAdmissionError" | "OutOfmemory" | "OutOfcpu" | "NodeAffinity":
+        case "Evicted" | "UnexpectedAdmissionError" | "NodeAffinity":
             return Failure("CrashLoop", f"The node threw the pod out: {words}.", pod.name)
     return None
 
@@ -176,12 +182,22 @@ def _waiting(pod: Pod) -> Failure | None:
         return None
     if reason == "CreateContainerConfigError" and "secret" in message.lower():
         return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)
-    if reason in USUAL or not message:
+    if reason in USUAL or not message or _never_ran(pod):
         return None
+    return _cannot_be_made(pod, message)
+
+
+def _never_ran(pod: Pod) -> str:
+    """Why the last attempt to run the container came to nothing, in the node's words; the kubelet tells it in two places by turns."""
+    ended = pod.container.get("lastState", {}).get("terminated") or {}
+    return str(ended.get("message", "")) if ended.get("reason") in ("StartError", "ContainerCannotRun") else ""
+
+
+def _cannot_be_made(pod: Pod, message: str) -> Failure:
     words = NAMES_OF_AN_ATTEMPT.sub("...", " ".join(message.split()))
-    if reason in ("CreateContainerError", "RunContainerError") and DEVICES.search(words):
+    if DEVICES.search(words):
         return Failure("DeviceNotFound", f"The container cannot be made: {words} {ADVICE['DeviceNotFound']}", pod.name)
-    return Failure("CrashLoop", f"The container cannot be made ({reason}): {words}", pod.name)
+    return Failure("CrashLoop", f"The container cannot be made: {words}", pod.name)
 
 
 def _stuck(pod: Pod, trouble: Trouble | None) -> Failure | None:
@@ -197,8 +213,11 @@ def _ended(pod: Pod) -> Failure | None:
     """From the newest exit. While the container runs again the old cause stays, until it is ready: a reason must not flicker."""
     status = pod.container
     ended = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated")
-    if not ended:
+    if not ended or (status.get("started") and "running" in status.get("state", {})):
+        # It has been ready since, and misses a probe now: its old end says nothing of that.
         return None
+    if never_ran := _never_ran(pod):
+        return _cannot_be_made(pod, never_ran)
     code = int(ended.get("exitCode", 1))
     reason = _reason(code, ended.get("reason", ""), _lasted_as_long_as_a_start(pod, ended))
     return Failure(reason, _sentence(reason, code, ended, pod), pod.name, code)

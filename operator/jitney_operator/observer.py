@@ -8,6 +8,7 @@ from jitney_operator.api import Key, ModelDeployment
 from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.claims import Claims
 from jitney_operator.conditions import Progress
+from jitney_operator.errors import ClusterError
 from jitney_operator.load import Load
 from jitney_operator.observed import Observed
 from jitney_operator.scrape import Scrape
@@ -37,7 +38,14 @@ class Observer:
 
     async def prepare(self, mdep: ModelDeployment) -> None:
         """Asks for what no watch brings, where it is not known yet."""
-        await self.claims.look(mdep)
+        try:
+            await self.claims.look(mdep)
+        except ClusterError:
+            deployment = self.store.observed(mdep).deployment
+            if deployment is None:
+                raise
+            # What goes on meanwhile goes on as it is.
+            self.claims.suppose(mdep, deployment["spec"].get("strategy", {}).get("type") == "Recreate")
         if mdep.spec.autoscaling:
             await self.autoscalers.fresh()
 
@@ -46,7 +54,7 @@ class Observer:
         mdep = mdep.with_hpa(self.autoscalers.scales(mdep.key))
         if mdep.scales_itself and not self.autoscalers.known:
             # Perhaps an autoscaler has the say, so what runs goes on.
-            replicas: int | None = int((children.deployment or {}).get("spec", {}).get("replicas", mdep.spec.replicas))
+            replicas: int | None = int((children.deployment or {}).get("spec", {}).get("replicas", 0)) or mdep.spec.replicas
         else:
             replicas = self.load.replicas(mdep, children)
         scaled = mdep if replicas is None else mdep.with_replicas(replicas)

@@ -135,16 +135,22 @@ class Reconciler:
     async def _report(self, mdep: ModelDeployment, status: Json) -> None:
         if status == mdep.status or self._may_wait(mdep, status):
             return
+        event = events.transition(mdep, status, self._settings.identity, datetime.now(UTC))
         try:
             self._store.put(await self._writer.report(mdep, status))
         except ClusterError as error:
+            if error.status == 0:
+                # No answer: it may be written. An Event of this name is told once, whatever becomes of the next attempt.
+                self._will_tell(mdep.key, event)
             if error.status == 404:
                 return
             raise
         self._reported[mdep.key] = asyncio.get_running_loop().time()
-        event = events.transition(mdep, status, self._settings.identity, datetime.now(UTC))
+        self._will_tell(mdep.key, event)
+
+    def _will_tell(self, key: Key, event: Json | None) -> None:
         if event is not None:
-            self._untold.setdefault(mdep.key, []).append(event)
+            self._untold.setdefault(key, []).append(event)
 
     def _may_wait(self, mdep: ModelDeployment, status: Json) -> bool:
         """A line of progress moves all the time: it is written at most once in PROGRESS_PACE seconds, everything else at once."""

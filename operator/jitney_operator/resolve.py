@@ -57,7 +57,7 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
     spec, kept = mdep.spec, _kept(mdep)
     refuse_unsupported(spec)
     permits.check(spec, settings.allow)
-    model, reference, source = find_model(spec, catalogue)
+    model, reference, source = _known(spec, kept, catalogue) if kept else find_model(spec, catalogue)
     request = Request(model, spec.max_num_seqs, spec.max_model_len) if model else None
     placed = _as_before(spec, kept, request, settings)
     if placed:
@@ -67,9 +67,22 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
         profile, estimate = place(spec, tried, request, settings)
         explanation = explain(profile, tried[: tried.index(profile)], request, estimate)
     image = spec.image or kept.get("image") or profile.image or settings.runtime_image
-    revision = spec.revision or (model.revision if model else None)
-    window = estimate.max_model_len if estimate else spec.max_model_len
+    revision = kept.get("revision") if kept else spec.revision or (model.revision if model else None)
+    window = estimate.max_model_len if estimate else spec.max_model_len or kept.get("maxModelLen")
     return Resolved(reference, source, image, profile, model, estimate, window, revision, explanation)
+
+
+def _known(spec: Spec, kept: Json, catalogue: Catalogue) -> tuple[Model | None, str, Json | None]:
+    """What was found before, whatever the catalogue says now: another edition of it must not touch a model that runs."""
+    if "size" not in kept:
+        # Its shape was not known then.
+        source = find_model(spec, catalogue)[2] if "://" in spec.model else None
+        return None, kept["repository"], source
+    try:
+        model = find_model(replace(spec, size=spec.size or kept["size"]), catalogue)[0]
+    except Rejected:
+        model = None
+    return model if model and model.repository == kept["repository"] else None, kept["repository"], None
 
 
 def _as_before(spec: Spec, kept: Json, request: Request | None, settings: Settings) -> tuple[Profile, Estimate | None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -46,12 +47,24 @@ async def test_nothing_is_decided_until_it_is_known_who_scales():
     await found.fresh()
     assert not found.known
     reference = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
+    await found.fresh()
+    assert server.asked == 1, "not asked in a hurry"
+    found._tried = float("-inf")
     server.answer = ({"metadata": {"namespace": "team", "name": "h"}, "spec": {"scaleTargetRef": reference}},)
     await found.fresh()
     assert found.known
     assert found.scales(Key("team", "chat"))
     await found.fresh()
     assert server.asked == 2, "it is fresh for a while"
+
+
+async def test_who_waited_for_the_answer_is_looked_at():
+    store, queue = Store(), WorkQueue()
+    body = {"metadata": {"name": "chat", "namespace": "team", "uid": "u1", "resourceVersion": "1"}, "kind": "ModelDeployment"}
+    store.put({**body, "spec": {"model": "x/y", "autoscaling": {"maxReplicas": 2}}})
+    found = Autoscalers(store, queue, Server(()), (), lambda: True)  # type: ignore[arg-type]
+    await found.fresh()
+    assert await asyncio.wait_for(queue.take(), 1) == Key("team", "chat")
 
 
 async def test_an_operator_that_may_not_list_them_counts_none():

@@ -493,6 +493,9 @@ def thrown_out(mdep: ModelDeployment, reason: str, message: str, failed: str = "
         ("Evicted", "The node was low on resource: ephemeral-storage. Threshold quantity: 1, available: 0.", "DiskFull"),
         ("Evicted", "The node was low on resource: memory. Container runtime was using 3Gi.", "OutOfMemory"),
         ("UnexpectedAdmissionError", "Allocate failed due to no healthy devices present; cannot allocate nvidia.com/gpu", "DeviceNotFound"),
+        ("OutOfnvidia.com/gpu", "Node didn't have enough resource: nvidia.com/gpu, requested: 1, used: 1, capacity: 1", "InsufficientGPU"),
+        ("OutOfmemory", "Node didn't have enough resource: memory, requested: 9, used: 1, capacity: 1", "InsufficientMemory"),
+        ("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 110, capacity: 110", "Unschedulable"),
         ("Preempting", "Preempted", None),
     ],
 )
@@ -503,6 +506,10 @@ def test_a_pod_that_the_node_threw_out_counts_until_the_next_is_ready(reason: st
     assert (failure.reason if failure else None) == expected
     long_ago = thrown_out(mdep, reason, message, failed="2025-01-01T00:00:00Z")
     assert make(mdep, long_ago).facts.failure is None
+    # Before the next one is made, the same is said.
+    seen = make(mdep, observed).status(NOW)
+    between = replace(observed, pods=observed.pods[1:])
+    assert make(resource(seen, **SMALL), between).facts.failure == failure
 
 
 @pytest.mark.parametrize(
@@ -531,3 +538,47 @@ def test_memory_that_is_too_small_comes_with_figures_to_try():
     assert failure is not None
     assert failure.reason == "GPUOutOfMemory"
     assert "Try maxNumSeqs 8 (now 16) or maxModelLen 2048 (now 4096)." in failure.message
+
+
+def test_a_container_that_never_ran_is_told_the_same_way_whichever_place_the_kubelet_tells_it_in():
+    words = "failed to create task: OCI runtime create failed: nvidia-container-cli: initialization error"
+    last = {"lastState": {"terminated": {"reason": "StartError", "exitCode": 128, "message": words}}}
+    states = (
+        {"waiting": {"reason": "RunContainerError", "message": words}},
+        {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+    )
+    found = {failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": {}, "status": {"containerStatuses": [
+        {"name": "runtime", "state": state, **last}]}})) for state in states}  # fmt: skip
+    (failure,) = found
+    assert failure is not None
+    assert failure.reason == "DeviceNotFound"
+
+
+def test_an_old_end_is_no_failure_of_a_pod_that_ran_since():
+    """It misses a probe for a moment."""
+    mdep = resource(**SMALL)
+    last = {"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
+    assert make(mdep, running(mdep, {"state": {"running": {}}, "started": True, **last}, Ready="False")).facts.failure is None
+    starting = make(mdep, running(mdep, {"state": {"running": {}}, "started": False, **last}, Ready="False")).facts.failure
+    assert starting is not None
+    assert starting.reason == "OutOfMemory"
+
+
+def catalogue(**sizes: dict[str, Any]) -> Catalogue:
+    shape = {"parameters": 10**8, "layers": 4, "kvHeads": 2, "headDim": 64, "context": 4096}
+    return Catalogue.read({"mine": {size.removeprefix("s"): {"repository": "a/b", **shape, **more} for size, more in sizes.items()}})
+
+
+def test_another_edition_of_the_catalogue_touches_no_model_that_runs():
+    spec = {"model": "mine"}
+    seen = plan.make(resource(**spec), Observed(), SETTINGS, catalogue(s1={"revision": "aaa"}))
+    status = seen.status(NOW)
+    editions = [catalogue(s1={"revision": "bbb"}), catalogue(s1={}, s2={}), catalogue(s1={"repository": "c/d"}), Catalogue.read()]
+    for edition in editions:
+        again = plan.make(resource(status, **spec), Observed(), SETTINGS, edition)
+        assert again.changes[-1]["spec"]["template"] == seen.changes[-1]["spec"]["template"]
+    unknown = {"model": "c/d"}
+    seen = plan.make(resource(**unknown), Observed(), SETTINGS, Catalogue.read())
+    known = catalogue(s1={"repository": "c/d", "revision": "bbb"})
+    again = plan.make(resource(seen.status(NOW), **unknown), Observed(), SETTINGS, known)
+    assert again.changes[-1]["spec"]["template"] == seen.changes[-1]["spec"]["template"]

@@ -39,7 +39,7 @@ def test_defaults_and_the_status_of_a_resource_that_nobody_has_looked_at(namespa
 def test_the_columns(namespace: Namespace):
     namespace.create(model=MODEL)
     header, row = namespace.kubectl("get", "mdep").splitlines()
-    assert header.split() == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "AGE"]
+    assert header.split() == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "PROGRESS", "AGE"]
     assert row.split()[:4] == ["chat", MODEL, "transformers", "Pending"]
     wide = namespace.kubectl("get", "mdep", "-o", "wide").splitlines()
     assert [name.strip() for name in wide[0].split("   ") if name.strip()][-3:] == ["SERVED NAME", "PROFILE", "URL"]

@@ -12,6 +12,7 @@ from product.chats import PROMPTS
 from product.client import Chat, Client
 from product.eye import Eye
 
+from cluster import binaries
 from cluster import metrics_server as metrics_server_process
 from cluster.images import RUNTIME
 from cluster.kubectl import CommandFailed, Kubectl, wait_for
@@ -117,6 +118,7 @@ def metrics_server(cluster: Cluster) -> None:
     """Asked by HorizontalPodAutoscalers."""
     if not isinstance(cluster, LocalCluster):
         pytest.skip("other clusters bring their own metrics-server, or do without")
+    binaries.build((binaries.METRICS,))
     metrics_server_process.start(cluster.plane)
 
 

@@ -35,6 +35,7 @@ def local(
     port: Annotated[int, typer.Option("--port", "-p")] = 9997,
     state_dir: Annotated[Path | None, typer.Option("--state-dir", help="What was launched, and logs.")] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error")] = "info",
+    memory_check: Annotated[bool, typer.Option(help="Refuse a launch whose weights cannot fit into what is free.")] = True,
 ) -> None:
     """Serve models on this machine until Ctrl-C."""
     if not server.is_loopback(host):
@@ -44,7 +45,7 @@ def local(
         _fail(f"--log-level must be debug, info, warning or error, not {log_level}")
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        asyncio.run(server.serve(host, port, state_dir or server.default_folder(), level))
+        asyncio.run(server.serve(host, port, state_dir or server.default_folder(), level, memory_check))
     except ValueError as error:
         _fail(str(error))
 

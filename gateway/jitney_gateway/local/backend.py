@@ -36,9 +36,9 @@ class Running:
 
 
 class LocalBackend:
-    def __init__(self, folder: Path, catalogue: Catalogue, log_level: str = "info") -> None:
+    def __init__(self, folder: Path, catalogue: Catalogue, log_level: str = "info", check_memory: bool = True) -> None:
         """`folder` holds the record of launches and the runtimes' logs."""
-        self._catalogue, self._log_level = catalogue, log_level
+        self._catalogue, self._log_level, self._check_memory = catalogue, log_level, check_memory
         self._state = State(folder)
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,8 @@ class LocalBackend:
         if "/" in launch.name:
             return launch.name, launch.max_model_len
         entry = self._catalogue.find(launch.name, launch.size)
-        memory.check(launch, entry, memory.available())
+        if self._check_memory:
+            memory.check(launch, entry, memory.available())
         return entry.repository, launch.max_model_len or entry.context
 
     def _arguments(self, uid: str, launch: Launch, reference: str) -> tuple[str, ...]:

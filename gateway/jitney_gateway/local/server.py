@@ -28,12 +28,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def serve(host: str, port: int, folder: Path, log_level: str) -> None:
+async def serve(host: str, port: int, folder: Path, log_level: str, check_memory: bool) -> None:
     """Until it is told to stop and every model's process is gone. ValueError where the record in `folder` cannot be read."""
     if os.environ.get(OLD_SWITCH) == "0":
         logger.warning("%s=0 has no effect: requests always share one batch; set max_num_seqs to 1 to serve one at a time", OLD_SWITCH)
     catalogue = Catalogue.read()
-    backend = LocalBackend(folder, catalogue, log_level)
+    backend = LocalBackend(folder, catalogue, log_level, check_memory)
     await backend.start()
     # New chats are refused by the runtimes themselves while answers under way are finished.
     await serving.serve(app.make(backend, catalogue), host, port, log_level, backend.stop)

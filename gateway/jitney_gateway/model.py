@@ -50,7 +50,7 @@ class Model:
             "model_ability": list(self.serves),
             "model_description": "",
             "model_format": "pytorch",
-            "model_size_in_billions": _size(launch.size),
+            "model_size_in_billions": written_size(launch.size),
             "model_family": launch.name,
             "quantization": launch.quantization,
             "multimodal_projector": None,
@@ -100,7 +100,7 @@ def replica_status(model: Model, replica: Replica) -> Json:
     }
 
 
-def _size(size: str | None) -> int | str | None:
+def written_size(size: str | None) -> int | str | None:
     """As Xinference writes it: whole numbers as numbers, others with an underscore."""
     if size is None:
         return None

@@ -11,18 +11,29 @@ from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.launch import Launch
-from jitney_gateway.model import Model, replica_status
+from jitney_gateway.model import Model, replica_status, written_size
 from jitney_gateway.server.body import json_body
 
 
 def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
+    """All of them, in an order in which no path is taken for a uid."""
     router = APIRouter()
+    router.include_router(_telling(backend, catalogue))
+    router.include_router(_changing(backend))
+    return router
 
-    async def known(uid: str) -> Model:
-        model = await backend.find(uid)
-        if model is None:
-            raise GatewayError(400, f"Model not found in the model list, uid: {uid}", code="model_not_found")
-        return model
+
+async def _known(backend: Backend, uid: str) -> Model:
+    """GatewayError (400) where there is none: what Xinference answers here, and 404 for a chat."""
+    model = await backend.find(uid)
+    if model is None:
+        raise GatewayError(400, f"Model not found in the model list, uid: {uid}", code="model_not_found")
+    return model
+
+
+def _changing(backend: Backend) -> APIRouter:
+    """Launch, and the two ways to end a model."""
+    router = APIRouter()
 
     @router.post("/v1/models")
     async def launch(request: Request, wait_ready: bool = True) -> dict[str, str]:
@@ -36,6 +47,20 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
                     await backend.terminate(uid)
                 raise
         return {"model_uid": uid}
+
+    @router.delete("/v1/models/{uid}")
+    @router.post("/v1/models/{uid}/cancel")
+    async def terminate(uid: str) -> JSONResponse:
+        await _known(backend, uid)
+        await backend.terminate(uid)
+        return JSONResponse(None)
+
+    return router
+
+
+def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:
+    """What is there, and what there could be."""
+    router = APIRouter()
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -54,29 +79,17 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
     @router.get("/v1/models/{uid}")
     async def describe(uid: str) -> dict[str, Any]:
-        return (await known(uid)).describe()
-
-    @router.delete("/v1/models/{uid}")
-    async def terminate(uid: str) -> JSONResponse:
-        await known(uid)
-        await backend.terminate(uid)
-        return JSONResponse(None)
+        return (await _known(backend, uid)).describe()
 
     @router.get("/v1/models/{uid}/replicas")
     async def replicas(uid: str) -> list[dict[str, Any]]:
-        model = await known(uid)
+        model = await _known(backend, uid)
         return [replica_status(model, replica) for replica in model.replicas]
 
     @router.get("/v1/models/{uid}/progress")
     async def progress(uid: str) -> dict[str, Any]:
         model = await backend.find(uid)
         return model.progressed() if model else {"progress": 0.0, "stage": "pending", "download_files": [], "replicas": []}
-
-    @router.post("/v1/models/{uid}/cancel")
-    async def cancel(uid: str) -> JSONResponse:
-        await known(uid)
-        await backend.terminate(uid)
-        return JSONResponse(None)
 
     @router.get("/v1/engines/{name}")
     @router.get("/v1/engines/LLM/{name}")
@@ -90,5 +103,4 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
 
 def _offer(name: str, size: str) -> dict[str, Any]:
-    written: int | str = int(size) if size.isdigit() else size.replace(".", "_")
-    return {"model_name": name, "model_format": "pytorch", "model_size_in_billions": written, "quantizations": ["none"]}
+    return {"model_name": name, "model_format": "pytorch", "model_size_in_billions": written_size(size), "quantizations": ["none"]}

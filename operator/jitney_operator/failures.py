@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
+from jitney_operator import pulls
 from jitney_operator.api import CONTAINER, Json
 from jitney_operator.observed import Observed, Pod, Trouble
 
@@ -48,12 +49,13 @@ SCHEDULING = {"InsufficientGPU", "InsufficientMemory", "Unschedulable", "Waiting
 
 @dataclass(frozen=True)
 class Failure:
-    """`exit_code` is None when no process ended."""
+    """`exit_code` is None when no process ended; `contained`: it is the container that fails, and not its pod or what should make one."""
 
     reason: str
     message: str
     pod: str = ""
     exit_code: int | None = None
+    contained: bool = False
 
     @property
     def schedules(self) -> bool:
@@ -61,22 +63,25 @@ class Failure:
 
     def echo(self, now: str) -> Json:
         """status.lastFailure"""
-        found: Json = {"reason": self.reason, "message": self.message, "container": CONTAINER, "time": now}
+        found: Json = {"reason": self.reason, "message": self.message, "time": now}
         if self.pod:
             found["pod"] = self.pod
+        if self.contained:
+            found["container"] = CONTAINER
         if self.exit_code is not None:
             found["exitCode"] = self.exit_code
         return found
 
 
-def of(observed: Observed, pods: tuple[Pod, ...], told: str = "") -> Failure | None:
-    """The first cause among these pods, or that no pod could be made. `told` is the pod whose failure was told last."""
+def of(observed: Observed, pods: tuple[Pod, ...], told: Json | None = None) -> Failure | None:
+    """The first cause among these pods, or that no pod could be made. `told` is what status.lastFailure says."""
+    told = told or {}
     draining = any(pod.leaving for pod in observed.pods)
     for pod in sorted(pods, key=lambda pod: pod.name):
-        failure = of_pod(pod, draining, observed.troubles.get(pod.uid))
+        failure = of_pod(pod, draining, observed.troubles.get(pod.uid), told)
         if failure:
             return failure
-    return of_deployment(observed) or _of_the_one_before(observed, pods, told)
+    return of_deployment(observed) or _of_the_one_before(observed, pods, told.get("pod", ""))
 
 
 def _of_the_one_before(observed: Observed, pods: tuple[Pod, ...], told: str) -> Failure | None:
@@ -126,11 +131,11 @@ def of_deployment(observed: Observed) -> Failure | None:
     return Failure("PolicyDenied", f"The cluster refuses to make the pod: {message}")
 
 
-def of_pod(pod: Pod, draining: bool = False, trouble: Trouble | None = None) -> Failure | None:
+def of_pod(pod: Pod, draining: bool = False, trouble: Trouble | None = None, told: Json | None = None) -> Failure | None:
     """None while the pod is ready or simply on its way."""
     if pod.leaving or pod.ready:
         return None
-    return _unscheduled(pod, draining) or _lost(pod) or _waiting(pod) or _ended(pod) or _stuck(pod, trouble)
+    return _unscheduled(pod, draining) or _lost(pod) or _waiting(pod, told or {}) or _ended(pod) or _stuck(pod, trouble)
 
 
 def _unscheduled(pod: Pod, draining: bool) -> Failure | None:
@@ -163,28 +168,37 @@ def _lost(pod: Pod) -> Failure | None:
     return Failure("NodeLost", f"The node {node} has fallen silent; Kubernetes makes another pod when it gives the node up.", pod.name)
 
 
-def _waiting(pod: Pod) -> Failure | None:
+def _waiting(pod: Pod, told: Json) -> Failure | None:
     waiting = pod.container.get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in PULL_ERRORS:
-        # Pull errors alternate between two reasons and texts; one sentence for all of them keeps the status still.
-        image = pod.container.get("image") or "of the profile"
-        return Failure(
-            "ImagePullError", f"The image {image} cannot be pulled; check its name, registry and spec.imagePullSecrets.", pod.name
-        )
+        return _unpulled(pod, reason, message, told)
     if reason == "CreateContainerError" and any("image" in volume for volume in pod.body.get("spec", {}).get("volumes", ())):
         # Older containerds do not understand the mount and stumble over its empty path.
         return Failure(
-            "FeatureUnavailable", f"The node cannot mount an image, which oci:// models need (containerd 2.1): {message}", pod.name
+            "FeatureUnavailable",
+            f"The node cannot mount an image, which oci:// models need (containerd 2.1): {message}",
+            pod.name,
+            contained=True,
         )
     if reason == "CreateContainerConfigError" and "failed to sync" in message:
         # The kubelet has not asked the server yet: it is about to say what it finds.
         return None
     if reason == "CreateContainerConfigError" and "secret" in message.lower():
-        return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name)
+        return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name, contained=True)
     if reason in USUAL or not message or _never_ran(pod):
         return None
     return _cannot_be_made(pod, message)
+
+
+def _unpulled(pod: Pod, reason: str, message: str, told: Json) -> Failure:
+    """Older kubelets tell the cause at each attempt and not between two of them: what was told of this pod holds until another comes."""
+    image = pod.spec_of_container.get("image") or "of the profile"
+    words = pulls.sentence(image, reason, message)
+    if not words and (told.get("reason"), told.get("pod")) == ("ImagePullError", pod.name):
+        words = str(told.get("message", ""))
+    words = words or f"The image {image} cannot be pulled; check its name, registry and spec.imagePullSecrets."
+    return Failure("ImagePullError", words, pod.name, contained=True)
 
 
 def _never_ran(pod: Pod) -> str:
@@ -196,8 +210,8 @@ def _never_ran(pod: Pod) -> str:
 def _cannot_be_made(pod: Pod, message: str) -> Failure:
     words = NAMES_OF_AN_ATTEMPT.sub("...", " ".join(message.split()))
     if DEVICES.search(words):
-        return Failure("DeviceNotFound", f"The container cannot be made: {words} {ADVICE['DeviceNotFound']}", pod.name)
-    return Failure("CrashLoop", f"The container cannot be made: {words}", pod.name)
+        return Failure("DeviceNotFound", f"The container cannot be made: {words} {ADVICE['DeviceNotFound']}", pod.name, contained=True)
+    return Failure("CrashLoop", f"The container cannot be made: {words}", pod.name, contained=True)
 
 
 def _stuck(pod: Pod, trouble: Trouble | None) -> Failure | None:
@@ -220,7 +234,7 @@ def _ended(pod: Pod) -> Failure | None:
         return _cannot_be_made(pod, never_ran)
     code = int(ended.get("exitCode", 1))
     reason = _reason(code, ended.get("reason", ""), _lasted_as_long_as_a_start(pod, ended))
-    return Failure(reason, _sentence(reason, code, ended, pod), pod.name, code)
+    return Failure(reason, _sentence(reason, code, ended, pod), pod.name, code, contained=True)
 
 
 def _reason(code: int, word: str, timed_out: bool) -> str:

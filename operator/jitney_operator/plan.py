@@ -66,6 +66,4 @@ def _facts(
     if template is None and observed.deployment:
         template = observed.deployment["spec"]["template"]["metadata"].get("annotations", {}).get(TEMPLATE)
     pods = tuple(pod for pod in observed.pods if pod.template == template and not pod.leaving and not pod.over)
-    return Facts(
-        mdep, verdict, observed, pods, failures.of(observed, pods, mdep.status.get("lastFailure", {}).get("pod", "")), applied, progress
-    )
+    return Facts(mdep, verdict, observed, pods, failures.of(observed, pods, mdep.status.get("lastFailure")), applied, progress)

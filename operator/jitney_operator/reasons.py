@@ -105,6 +105,16 @@ REASONS: dict[str, Reason] = {
     ),
     "HubUnreachable": Reason(("ModelLoaded",), "The pod cannot reach the hub.", "Check the network path from the pods to the hub."),
     "DiskFull": Reason(("ModelLoaded",), "The weights do not fit the disk.", "Set a bigger `spec.cache`, or give the nodes more storage."),
+    "ModelDamaged": Reason(
+        ("ModelLoaded",),
+        "A file of the model is cut off, changed or missing; the message says which.",
+        "Copy or download the model again.",
+    ),
+    "CacheNotWritable": Reason(
+        ("ModelLoaded",),
+        "The pod may not write to the volume of `spec.cache`.",
+        "Let user 65532 write there. A HostPath that the kubelet made is root's: `chown 65532:65532` it on the node.",
+    ),
     "OutOfMemory": Reason(
         ("ModelLoaded",), "The pod's memory is too small.", "Lower maxNumSeqs or maxModelLen, or take a smaller size or a bigger profile."
     ),

@@ -17,7 +17,9 @@ JitneyError
     ├── OutOfMemory           14
     ├── GPUOutOfMemory        15
     ├── DeviceNotFound        16
-    └── NotSupportedYet       17
+    ├── NotSupportedYet       17
+    ├── CacheNotWritable      18
+    └── ModelDamaged          19
 """
 
 from __future__ import annotations
@@ -131,3 +133,11 @@ class DeviceNotFound(StartError):
 
 class NotSupportedYet(StartError):
     exit_code = 17
+
+
+class CacheNotWritable(StartError):
+    exit_code = 18
+
+
+class ModelDamaged(StartError):
+    exit_code = 19

@@ -53,7 +53,7 @@ def _whole(minimum: int, maximum: int) -> object:
 
 def _memory(text: str) -> int:
     match = re.fullmatch(r"(\d+)([KMGT]i?)?", text)
-    if not match:
+    if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"must be bytes such as 2Gi or 500M, not {text!r}")
     return int(match[1]) * _UNITS[match[2] or ""]
 

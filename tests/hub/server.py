@@ -1,7 +1,7 @@
 """A model hub on this machine: the few routes of the hub's HTTP API that huggingface_hub uses to download a snapshot.
 
 Repositories are folders. It can refuse like the real one (404 RepoNotFound, 403 GatedRepo, 401 for a private one), break off in the middle
-of a file and continue it by Range, and hold a file back.
+of a file and continue it by Range, hold a file back, and send slowly.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Nobody waits for a held file longer than this.
 _LONGEST_HOLD = 120
+_CHUNK = 1 << 20
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Hub:
     """`repositories` name -> folder; `refused` name -> (HTTP status, X-Error-Code).
 
     `cuts` file name -> the byte at which its next transfer breaks off, once. `held`: names of files that are not sent before `release`.
+    `pace`: bytes per second and file, 0 for as fast as it goes.
     `requests` is every path asked for, `ranges` every Range header, `sent` the name of every file whose bytes went out.
     """
 
@@ -34,6 +37,7 @@ class Hub:
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
     cuts: dict[str, int] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
+    pace: int = 0
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
@@ -121,8 +125,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             if with_body:
-                self.wfile.write(body if cut is None else body[:cut])
+                self._write(body if cut is None else body[:cut])
             self.close_connection = self.close_connection or cut is not None
+
+        def _write(self, body: bytes) -> None:
+            if not hub.pace:
+                self.wfile.write(body)
+                return
+            for start in range(0, len(body), _CHUNK):
+                self.wfile.write(body[start : start + _CHUNK])
+                time.sleep(_CHUNK / hub.pace)
 
     return Handler
 

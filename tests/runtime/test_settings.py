@@ -96,6 +96,7 @@ def test_an_unknown_variable_is_a_warning_and_a_known_one_is_not(caplog: pytest.
         (["--model", "a/b", "--device", "tpu"], {}, "tpu"),
         (["--model", "a/b", "--dtype", "float64"], {}, "float64"),
         (["--model", "a/b", "--kv-cache-memory", "lots"], {}, "2Gi or 500M"),
+        (["--model", "a/b", "--kv-cache-memory", "0"], {}, "2Gi or 500M, not '0'"),
         (["--model", "a/b", "--batching", "yes"], {}, "--batching"),
         (["--model", "a/b", "--max-num", "3"], {}, "--max-num"),
         (["--model", "a/b"], {"JITNEY_PORT": "tcp://10.0.0.1:80"}, "--port"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -16,13 +17,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from jitney_runtime.errors import JitneyError, NotSupportedYet
+from jitney_runtime.errors import JitneyError, ModelDamaged, NotSupportedYet
 from jitney_runtime.progress import Progress
 from jitney_runtime.torch_backend import attention
 
 logger = logging.getLogger(__name__)
 
-_ADVICE = "; a file is damaged, copy or download it again"
+_ADVICE = "copy or download it again"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -34,19 +35,35 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
+def reading(what: str, folder: Path) -> Iterator[None]:
     """Whatever the libraries say about a file of the model becomes one sentence; running out of memory says nothing about the file."""
     try:
         yield
     except Exception as error:
         if isinstance(error, JitneyError) or out_of_memory(error):
             raise
-        raise NotSupportedYet(f"{what}: {_sentence(error)}{_ADVICE if isinstance(error, SafetensorError) else ''}") from error
+        if isinstance(error, SafetensorError):
+            raise ModelDamaged(f"{what}: {_sentence(error)}; a file is damaged, {_ADVICE}") from error
+        if isinstance(error, FileNotFoundError):
+            raise ModelDamaged(f"{what}: {_sentence(error)}; a file is missing, {_ADVICE}") from error
+        if damaged := _no_json(folder):
+            raise ModelDamaged(f"{what}: {damaged.name} is damaged, {_ADVICE}") from error
+        raise NotSupportedYet(f"{what}: {_sentence(error)}") from error
+
+
+def _no_json(folder: Path) -> Path | None:
+    """The first file that is called so and is none: the libraries have a word of their own for it in each place."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_bytes())
+        except ValueError:
+            return file
+    return None
 
 
 def read_config(folder: Path, model: str, trust: bool = False) -> Any:
     """`trust`: whether code that lies beside the model may run, here as below."""
-    with reading(f"transformers {transformers.__version__} cannot read the config.json of {model}"):
+    with reading(f"transformers {transformers.__version__} cannot read the config.json of {model}", folder):
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=trust)
         except ValueError as error:
@@ -57,11 +74,11 @@ def read_config(folder: Path, model: str, trust: bool = False) -> Any:
 
 
 def read_tokenizer(folder: Path, model: str, trust: bool = False) -> Any:
-    with reading(f"the tokenizer of {model} cannot be loaded"):
+    with reading(f"the tokenizer of {model} cannot be loaded", folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
     if not tokenizer.encode("hello", add_special_tokens=False):
         # Without its files transformers makes an empty tokenizer and says nothing.
-        raise NotSupportedYet(f"{model} holds no tokenizer: put its tokenizer.json beside the weights")
+        raise ModelDamaged(f"{model} holds no tokenizer: put its tokenizer.json beside the weights")
     if not tokenizer.chat_template:
         logger.warning("%s has no chat template: every chat request will be refused", model)
     return tokenizer
@@ -73,7 +90,7 @@ def read_weights(
     attention.register()
     previous = transformers.utils.logging.set_tqdm_hook(_loading_bar(progress))
     try:
-        with reading(f"the weights of {model}, of type {config.model_type}, cannot be loaded"):
+        with reading(f"the weights of {model}, of type {config.model_type}, cannot be loaded", folder):
             loaded, found = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -97,10 +114,10 @@ def _refuse_holes(model: str, found: dict[str, Any]) -> None:
     """`found` as transformers reports it: names that are missing, and (name, shape in the file, shape by config.json) that do not fit."""
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
-        raise NotSupportedYet(f"{model} lacks {len(missing)} of its weights, {missing[0]} for one: copy or download it again")
+        raise ModelDamaged(f"{model} lacks {len(missing)} of its weights, {missing[0]} for one: {_ADVICE}")
     if found["mismatched_keys"]:
         name, is_, should_be = min(found["mismatched_keys"])
-        raise NotSupportedYet(f"the weights of {model} do not fit its config.json: {name} is {list(is_)} and should be {list(should_be)}")
+        raise ModelDamaged(f"the weights of {model} do not fit its config.json: {name} is {list(is_)} and should be {list(should_be)}")
 
 
 def _loading_bar(progress: Progress) -> Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm
 
-from jitney_runtime.errors import DiskFull, HubUnreachable, ModelNotFound, NotSupportedYet, StartError, Unauthorized
+from jitney_runtime.errors import CacheNotWritable, DiskFull, HubUnreachable, ModelNotFound, NotSupportedYet, StartError, Unauthorized
 from jitney_runtime.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 _WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _CODE = ["*.py"]
 _UNWANTED = ["*/*", "consolidated*.safetensors"]
-# The cache's folder is at fault then, and no cause of its own: the error ends the process in its own words.
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -37,6 +37,8 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 def model_folder(model: str, revision: str | None, progress: Progress, trust: bool = False) -> Path:
     """The folder that holds the model, and with `trust` the code that comes with it; StartError says in words why there is none."""
     if model.startswith(("/", "./", "../")) or Path(model).is_dir():
+        if revision:
+            raise ModelNotFound(f"{model} is a folder, which has no revision {revision!r}: leave the revision out")
         return _checked(Path(model), model)
     repository = model.removeprefix("hf://")
     if not _REPOSITORY.fullmatch(repository):
@@ -63,8 +65,6 @@ def _download(repository: str, revision: str | None, progress: Progress, also: l
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
-            raise
         raise _translate(error, repository, revision) from error
 
 
@@ -99,6 +99,8 @@ def _translate(error: Exception, repository: str, revision: str | None) -> Start
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return DiskFull(f"the disk is full while downloading {repository}: give the cache more room")
+        if isinstance(cause, OSError) and cause.errno in _NOT_WRITABLE:
+            return CacheNotWritable(f"user {os.getuid()} may not write to {cause.filename}, where {repository} was to be downloaded to")
         if isinstance(cause, GatedRepoError):
             return Unauthorized(
                 f"{repository} is gated: accept its licence on the hub and set hfTokenSecretRef to a token that may read it"

@@ -85,7 +85,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
         gc.collect()
     progress.warming_up()
     with torch.inference_mode():
-        with reading(f"models of type {config.model_type} cannot be served"):
+        with reading(f"models of type {config.model_type} cannot be served", folder):
             runner = TorchRunner(model, device, dtype, settings.block_size, settings.kernel)
         scheduler = _scheduler(settings, config, runner, read_eos_tokens(folder, config, tokenizer))
         runner.allocate(scheduler.pool.count)

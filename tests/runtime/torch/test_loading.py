@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from jitney_runtime.errors import GPUOutOfMemory, ModelNotFound, NotSupportedYet
+from jitney_runtime.errors import GPUOutOfMemory, ModelDamaged, ModelNotFound, NotSupportedYet, StartError
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend import hub, loading
@@ -90,23 +90,36 @@ def written(name: str, content: bytes) -> Callable[[Path], object]:
         (git_lfs_pointer, "a file is damaged"),
         (written(WEIGHTS, b""), "a file is damaged"),
         (one_tensor_less, r"lacks 1 of its weights, model\.layers\.1\.mlp\.up_proj\.weight for one: copy or download it again"),
-        (one_shard_less, r"No such file .*model-00002-of-00002\.safetensors"),
+        (one_shard_less, r"No such file .*model-00002-of-00002\.safetensors.*; a file is missing, copy or download it again"),
         (rewritten(intermediate_size=100), r"do not fit its config\.json: model\.layers\.0\.mlp\.down_proj\.weight is \[64, 96\]"),
-        (written("config.json", b"{oops"), r"cannot read the config\.json of .* not a valid JSON file"),
-        (written("config.json", b"\xff\xfe\x00"), r"cannot read the config\.json"),
-        (written("config.json", b"[]"), r"cannot read the config\.json"),
-        (written("config.json", b"{}"), r"cannot read the config\.json of .*: Unrecognized model"),
-        (rewritten(model_type="quux"), "`quux`"),
-        (rewritten(hidden_size="big"), "'hidden_size' expected int, got str"),
-        (written("tokenizer.json", b"{"), "the tokenizer of .* cannot be loaded"),
+        (written("config.json", b"{oops"), r"cannot read the config\.json of .*: config\.json is damaged, copy or download it again"),
+        (written("config.json", b"\xff\xfe\x00"), r"config\.json is damaged"),
+        (written("tokenizer.json", b"{"), r"the tokenizer of .* cannot be loaded: tokenizer\.json is damaged"),
         (no_tokenizer, r"holds no tokenizer: put its tokenizer\.json beside the weights"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_one_sentence(whole: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str):
+    _refused(ModelDamaged, whole, tmp_path, spoil, said)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (written("config.json", b"[]"), r"cannot read the config\.json"),
+        (written("config.json", b"{}"), r"cannot read the config\.json of .*: Unrecognized model"),
+        (rewritten(model_type="quux"), "`quux`"),
+        (rewritten(hidden_size="big"), "'hidden_size' expected int, got str"),
+    ],
+)
+def test_a_config_that_nobody_knows_is_one_sentence(whole: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str):
+    _refused(NotSupportedYet, whole, tmp_path, spoil, said)
+
+
+def _refused(kind: type[StartError], whole: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(whole, folder)
     spoil(folder)
-    with pytest.raises(NotSupportedYet, match=said) as refused:
+    with pytest.raises(kind, match=said) as refused:
         load(folder)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400

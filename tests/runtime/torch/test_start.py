@@ -55,6 +55,11 @@ def test_a_model_folder_that_is_not_there(tmp_path: Path):
     assert (code, line) == (10, "ModelNotFound: there is no folder /no/such/model: check the path inside the claim or image")
 
 
+def test_a_revision_of_a_folder(tiny_folder: Path, tmp_path: Path):
+    code, line = start_error(tmp_path, "--model", str(tiny_folder), "--revision", "v1")
+    assert (code, line) == (10, f"ModelNotFound: {tiny_folder} is a folder, which has no revision 'v1': leave the revision out")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, so the device is found")
 def test_a_gpu_that_is_not_there(tmp_path: Path):
     code, line = start_error(tmp_path, "--model", str(smollm2_folder()), "--device", "cuda")
@@ -68,8 +73,8 @@ def test_a_damaged_weights_file(tiny_folder: Path, tmp_path: Path):
     with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(20 * MIB)
     code, line = start_error(tmp_path, "--model", str(folder))
-    assert code == 17
-    assert line.startswith(f"NotSupportedYet: the weights of {folder}, of type qwen2, cannot be loaded: ")
+    assert code == 19
+    assert line.startswith(f"ModelDamaged: the weights of {folder}, of type qwen2, cannot be loaded: ")
     assert line.endswith("a file is damaged, copy or download it again")
 
 
@@ -209,6 +214,7 @@ def test_a_disk_that_is_full(hub: Hub, small_disk: Path, tmp_path: Path):
 
 def test_a_disk_that_may_not_be_written_is_not_called_an_unreachable_hub(hub: Hub, small_disk: Path, tmp_path: Path):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    code, _, log = download("org/tiny", "", hub_environment(hub, small_disk))
-    assert code == 1
-    assert log.splitlines()[-1].startswith("OSError: [Errno 30] Read-only file system")
+    code, line = start_error(tmp_path, "--model", "org/tiny", **hub_environment(hub, small_disk))
+    assert code == 18
+    assert line.startswith(f"CacheNotWritable: user {os.getuid()} may not write to {small_disk}/hf")
+    assert line.endswith(", where org/tiny was to be downloaded to")

@@ -13,7 +13,7 @@ from typing import Any, Self
 from cluster.kubectl import Kubectl
 
 Seen = dict[str, Any]
-KINDS = ("pods", "deployments", "modeldeployments", "events")
+KINDS = ("pods", "deployments", "modeldeployments", "events", "endpointslices")
 
 
 class Eye:

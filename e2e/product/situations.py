@@ -16,11 +16,12 @@ KNOWN_SECONDS, SHOWN_SECONDS = 180.0, 30.0
 
 # Each must be in the table when the whole suite has run.
 NEEDED = {
-    "image cannot be pulled", "no node matches", "not enough memory on any node", "no free GPU", "memory limit exceeded",
-    "CUDA out of memory", "no CUDA device", "model not found", "model not found on the hub", "hub says unauthorized", "hub unreachable",
-    "disk full", "crash loop", "start takes too long", "Secret missing", "claim missing", "claim without a volume", "quota used up",
-    "name taken", "download under way", "rollout under way", "rollout stuck", "rollout done", "suspended", "scaled to zero",
-    "node lost", "generation not observed yet", "volume cannot be mounted",
+    "image not in the registry", "image needs credentials", "registry unreachable", "registry has no such host", "no node matches",
+    "not enough memory on any node", "no free GPU", "memory limit exceeded", "CUDA out of memory", "no CUDA device", "model not found",
+    "model not found on the hub", "hub says unauthorized", "hub unreachable", "disk full", "crash loop", "start takes too long",
+    "Secret missing", "claim missing", "claim without a volume", "quota used up", "name taken", "download under way", "load under way",
+    "rollout under way", "rollout stuck", "rollout out of time", "rollout done", "suspended", "scaled to zero", "node lost",
+    "generation not observed yet", "volume cannot be mounted", "cache not writable",
 }  # fmt: skip
 
 
@@ -54,6 +55,10 @@ class Situation:
 
     def __init__(self, eye: Eye, kubectl: Kubectl, namespace: str, test: str, rows: list[Row]) -> None:
         self._eye, self._kubectl, self._namespace, self._test, self._rows = eye, kubectl, namespace, test, rows
+
+    def elsewhere(self, namespace: str) -> Situation:
+        """For a resource that is not in the test's own namespace."""
+        return Situation(self._eye, self._kubectl, namespace, self._test, self._rows)
 
     def __call__(
         self, situation: str, name: str, knows: Knows, kind: str, reason: str, status: str = "False", *, since: float = 0.0

@@ -22,6 +22,7 @@ from cluster.target import Cluster
 
 FOLDER = Path(__file__).parent
 OUTCOME = pytest.StashKey[bool]()
+# Of a test, and of all tests that passed.
 ROWS = pytest.StashKey[list[Row]]()
 
 
@@ -34,6 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     item.stash[OUTCOME] = item.stash.get(OUTCOME, False) or report.failed
+    # What a test saw counts once it has passed, and was expected to.
+    if report.when == "call" and report.passed and not hasattr(report, "wasxfail"):
+        item.config.stash[ROWS] += item.stash.get(ROWS, [])
     return report
 
 
@@ -89,6 +93,20 @@ def tidy(kubectl: Kubectl) -> Iterator[None]:
     wait_for(lambda: not [name for name in kubectl("get", "namespaces", "-o", "name").split() if "/e2e-" in name], 180, "end of namespaces")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def overdue(operator: None, eye: Eye, kubectl: Kubectl, tidy: None) -> Iterator[str]:
+    """The namespace of a resource `overdue`, whose rollout begins with the suite and cannot end; nobody waits for it in vain."""
+    name = f"e2e-{uuid.uuid4().hex[:6]}"
+    spec = {"model": "file:///nowhere", "image": "registry.invalid/none/such:1", "startupTimeoutSeconds": 10}
+    metadata = {"name": "overdue", "namespace": name}
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+        {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec},
+    )
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
 @pytest.fixture
 def namespace(kubectl: Kubectl, tidy: None, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of its own, which takes restricted pods only; shown when the test failed, and gone afterwards."""
@@ -119,7 +137,8 @@ def eye(kubectl: Kubectl, operator: None) -> Iterator[Eye]:
 
 @pytest.fixture
 def situation(eye: Eye, kubectl: Kubectl, namespace: str, request: pytest.FixtureRequest) -> Situation:
-    return Situation(eye, kubectl, namespace, request.node.name, request.config.stash[ROWS])
+    rows = request.node.stash[ROWS] = []
+    return Situation(eye, kubectl, namespace, request.node.name, rows)
 
 
 @pytest.fixture

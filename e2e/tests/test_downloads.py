@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +13,10 @@ from typing import Any
 
 import pytest
 from product import resource
+from product.eye import Eye
 from product.resource import condition
 from product.situations import ENDED, RUNNING, UNPLACED, Situation
+from test_model import model_folder
 
 from cluster import network
 from cluster.kubectl import Kubectl, wait_for
@@ -20,6 +25,8 @@ from hub.server import Hub, running_hub
 from support.models import save_tiny
 
 MODEL = "jitney-tests/tiny"
+# As e2e/values.yaml has it.
+ALLOWED = Path("/var/tmp/jitney-e2e")
 
 
 @pytest.fixture
@@ -75,10 +82,12 @@ def test_a_gpu_that_is_too_small(hub: Hub, apply, situation: Situation) -> None:
     own = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}, "model_type": "own"}
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | own | {"architectures": ["OwnForCausalLM"]}))
-    apply("gpu", model=f"hf://{MODEL}", env=_endpoint(hub.url), args=["--trust-remote-code"])
+    apply("gpu", model=f"hf://{MODEL}", env=_endpoint(hub.url), args=["--trust-remote-code"], maxModelLen=1024)
     seen = situation("CUDA out of memory", "gpu", ENDED, "ModelLoaded", "GPUOutOfMemory")
     assert seen["status"]["lastFailure"]["exitCode"] == 15
-    assert "Tried to allocate 2.00 GiB" in condition(seen, "ModelLoaded")["message"]
+    message = condition(seen, "ModelLoaded")["message"]
+    assert "Tried to allocate 2.00 GiB" in message
+    assert "Try maxNumSeqs 8 (now 16) or maxModelLen 512 (now 1024)." in message
 
 
 @pytest.fixture
@@ -108,6 +117,49 @@ def test_a_start_that_takes_too_long(hub: Hub, apply, situation: Situation) -> N
     assert seen["status"]["progress"].startswith("downloading ")
     seen = situation("start takes too long", "slow", ENDED, "ModelLoaded", "StartupTimeout")
     assert "Raise spec.startupTimeoutSeconds" in condition(seen, "ModelLoaded")["message"]
+
+
+def test_how_far_a_start_is(hub: Hub, apply, situation: Situation, eye: Eye, kubectl: Kubectl, namespace: str) -> None:
+    """Bytes of a download and parts of a load, moving while they do; on a third of a core they take a while."""
+    hub.repositories[MODEL] = model_folder()
+    hub.pace = 60_000_000
+    slow = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "300m", "memory": "2Gi"}}
+    apply("moving", model=f"hf://{MODEL}", env=_endpoint(hub.url), resources=slow, rollout={"drainSeconds": 1})
+    resource.wait_ready(kubectl, "moving", 300, namespace)
+    states = [found["status"] for found in eye.seen("modeldeployments") if found["metadata"]["namespace"] == namespace]
+    told = list(dict.fromkeys(status["progress"] for status in states if "progress" in status))
+    print("", *told, sep="\n")
+    for step, least in (("downloading", 3), ("loading", 2)):
+        amounts = [float(found[1]) for line in told if (found := re.match(rf"{step} ([\d.]+)", line))]
+        assert amounts == sorted(set(amounts))
+        assert len(amounts) >= least
+
+
+@pytest.fixture
+def folder(kubectl: Kubectl, namespace: str) -> Iterator[Path]:
+    """Of the node, below what the suite's values allow; the namespace takes pods that use one."""
+    kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
+    folder = ALLOWED / namespace
+    yield folder
+    shutil.rmtree(folder)
+    if not any(ALLOWED.iterdir()):
+        ALLOWED.rmdir()
+
+
+def test_a_folder_of_the_node_as_a_cache(hub: Hub, folder: Path, apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
+    """Nobody makes the pods root: one that the kubelet made is given to them by a person, as the message says; then it outlives its pod."""
+    cache = {"type": "HostPath", "path": str(folder)}
+    apply("shelf", model=f"hf://{MODEL}", cache=cache, env=_endpoint(hub.url), maxModelLen=128, rollout={"drainSeconds": 1})
+    seen = situation("cache not writable", "shelf", ENDED, "ModelLoaded", "CacheNotWritable")
+    assert seen["status"]["lastFailure"]["exitCode"] == 18
+    assert "user 65532 may not write to /cache/huggingface" in condition(seen, "ModelLoaded")["message"]
+    assert "chown 65532:65532" in condition(seen, "ModelLoaded")["message"]
+    os.chown(folder, 65532, 65532)
+    resource.wait_ready(kubectl, "shelf", 180, namespace)
+    assert hub.sent.count("model.safetensors") == 1
+    kubectl("delete", "pods", "--all", "-n", namespace)
+    resource.wait_until(kubectl, "shelf", "another Ready pod", lambda seen: seen["status"].get("ready") == "1/1", 120, namespace)
+    assert hub.sent.count("model.safetensors") == 1
 
 
 @pytest.fixture

@@ -37,19 +37,22 @@ def test_a_crash_loop_shows_the_last_words(apply, situation: Situation, model: s
 
 def test_an_image_that_does_not_exist(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
     apply("noimage", model="file:///nowhere", image="registry.invalid/none/such:1")
-    seen = situation("image cannot be pulled", "noimage", waiting("ErrImagePull", "ImagePullBackOff"), "ModelLoaded", "ImagePullError")
-    assert "registry.invalid/none/such:1" in condition(seen, "ModelLoaded")["message"]
+    seen = situation("registry has no such host", "noimage", waiting("ErrImagePull", "ImagePullBackOff"), "ModelLoaded", "ImagePullError")
+    message = condition(seen, "ModelLoaded")["message"]
+    assert message.startswith("The registry of the image registry.invalid/none/such:1 cannot be reached from the node")
 
 
 def test_a_pod_that_no_node_takes(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
     apply("homeless", model="file:///nowhere", scheduling={"nodeSelector": {"jitney.dev/no-such-node": "yes"}})
     seen = situation("no node matches", "homeless", UNPLACED, "Scheduled", "Unschedulable")
-    assert "node" in condition(seen, "Scheduled")["message"]
+    message = condition(seen, "Scheduled")["message"]
+    assert "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector" in message
 
 
 def test_more_memory_than_any_node_has(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
     apply("huge", model="file:///nowhere", resources={"requests": {"memory": "900Gi"}, "limits": {"memory": "900Gi"}})
-    situation("not enough memory on any node", "huge", UNPLACED, "Scheduled", "InsufficientMemory")
+    seen = situation("not enough memory on any node", "huge", UNPLACED, "Scheduled", "InsufficientMemory")
+    assert "0/1 nodes are available: 1 Insufficient memory" in condition(seen, "Scheduled")["message"]
 
 
 def test_a_secret_that_is_not_there(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
@@ -88,6 +91,7 @@ def test_a_quota_that_is_used_up(apply, situation: Situation, kubectl: Kubectl, 
     apply("toomuch", model="file:///nowhere")
     seen = situation("quota used up", "toomuch", REFUSED, "Scheduled", "QuotaExceeded")
     assert "exceeded quota: small" in condition(seen, "Scheduled")["message"]
+    assert not {"pod", "container"} & set(seen["status"]["lastFailure"]), "there was none"
     kubectl("delete", "resourcequota", "small", "-n", namespace)
 
 
@@ -102,7 +106,8 @@ def test_a_name_that_is_taken(apply, situation: Situation, kubectl: Kubectl, nam
 
 def test_a_gpu_pod_without_a_node_that_has_one(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
     apply("nogpu", model="file:///nowhere", resourceProfile="nvidia-gpu", resources={"requests": {"cpu": "100m", "memory": "256Mi"}})
-    situation("no free GPU", "nogpu", UNPLACED, "Scheduled", "InsufficientGPU")
+    seen = situation("no free GPU", "nogpu", UNPLACED, "Scheduled", "InsufficientGPU")
+    assert "0/1 nodes are available: 1 Insufficient nvidia.com/gpu" in condition(seen, "Scheduled")["message"]
 
 
 def test_a_gpu_pod_that_finds_no_cuda(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from product import installation, resource
 from product.resource import condition
+from product.situations import RUNNING, Situation
 
 from cluster.kubectl import Kubectl, wait_for
 from cluster.target import Cluster
@@ -48,11 +49,12 @@ def test_scale_and_suspend(smollm2: str, kubectl: Kubectl, namespace: str) -> No
     resource.wait_ready(kubectl, "smollm2", 180, namespace)
 
 
-def test_the_way_to_ready_is_told(apply, model: str, kubectl: Kubectl, namespace: str) -> None:
+def test_the_way_to_ready_is_told(apply, situation: Situation, model: str, kubectl: Kubectl, namespace: str) -> None:
     """Loading and warming up are seen on the resource, and every state is an Event."""
     watch = kubectl.open("get", "mdep", "-n", namespace, "--watch")
     apply("told", model=model, rollout={"drainSeconds": 1})
     states = list(resource.states(kubectl, "told", 180, namespace))
+    situation("load under way", "told", RUNNING, "ModelLoaded", "Loading")
     assert [state.reason for state in states][-1] == "Ready"
     assert {"Loading", "WarmingUp"} & {state.reason for state in states}
     assert any(state.progress for state in states)

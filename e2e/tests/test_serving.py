@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
 
-from product import resource
+from product import metrics, resource
 from product.chats import PROMPTS
 from product.client import Chat, Client
 
@@ -16,9 +15,9 @@ POD = "serving.jitney.dev/model-deployment=smollm2"
 
 def test_sixteen_chats_share_a_batch(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
     alone = client.chat(smollm2, "smollm2", together=False, max_tokens=32)
-    before = _counters(kubectl, namespace)
+    before = metrics.counters(kubectl, namespace)
     together = client.chat(smollm2, "smollm2", max_tokens=32)
-    steps, tokens = (after - earlier for after, earlier in zip(_counters(kubectl, namespace), before, strict=True))
+    steps, tokens = (after - earlier for after, earlier in zip(metrics.counters(kubectl, namespace), before, strict=True))
     spent = f"{_seconds(together):.1f} s together, {_seconds(alone):.1f} s one by one"
     print(f"\n{tokens:.0f} tokens in {steps:.0f} model steps; {spent}")
     assert not [chat.error for chat in alone + together if chat.error]
@@ -31,7 +30,7 @@ def test_sixteen_chats_share_a_batch(smollm2: str, client: Client, kubectl: Kube
 def test_a_pod_killed_in_mid_answer_is_replaced(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
     pod = kubectl.list("pods", namespace, "-l", POD)[0]["metadata"]["name"]
     chats = client.start(smollm2, "smollm2", max_tokens=400)
-    wait_for(lambda: _running(kubectl, namespace) >= 1, 60, "running chat")
+    wait_for(lambda: metrics.running(kubectl, namespace) >= 1, 60, "running chat")
     killed = time.monotonic()
     kubectl("delete", "pod", pod, "-n", namespace, "--grace-period=0", "--force")
     broken = client.finish(chats)
@@ -50,7 +49,7 @@ def test_max_num_seqs_edited_under_load(client: Client, apply, model: str, kubec
     before = kubectl.list("pods", namespace, "-l", POD)[0]["metadata"]["name"]
     url = f"http://smollm2.{namespace}.svc.cluster.local/v1"
     chats = client.start(url, "smollm2", max_tokens=200)
-    wait_for(lambda: _running(kubectl, namespace) >= 1, 60, "running chat")
+    wait_for(lambda: metrics.running(kubectl, namespace) >= 1, 60, "running chat")
     apply("smollm2", model=model, maxNumSeqs=4, rollout={"drainSeconds": 240})
     answered = client.finish(chats)
     seen = resource.wait_ready(kubectl, "smollm2", 180, namespace)
@@ -61,24 +60,6 @@ def test_max_num_seqs_edited_under_load(client: Client, apply, model: str, kubec
     arguments = pod["spec"]["containers"][0]["args"]
     assert arguments[arguments.index("--max-num-seqs") + 1] == "4"
     assert not client.chat(url, "smollm2", prompts=PROMPTS[:6], max_tokens=8)[0].error
-
-
-def _metric(text: str, name: str) -> float:
-    """The sum over all label sets."""
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
-
-
-def _metrics(kubectl: Kubectl, namespace: str) -> str:
-    return kubectl.raw(f"/api/v1/namespaces/{namespace}/services/smollm2:80/proxy/metrics")
-
-
-def _counters(kubectl: Kubectl, namespace: str) -> tuple[float, float]:
-    text = _metrics(kubectl, namespace)
-    return _metric(text, "jitney_step_seconds_count"), _metric(text, "jitney_generation_tokens_total")
-
-
-def _running(kubectl: Kubectl, namespace: str) -> float:
-    return _metric(_metrics(kubectl, namespace), "jitney_requests_running")
 
 
 def _pods(kubectl: Kubectl, namespace: str) -> list[str]:

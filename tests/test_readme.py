@@ -62,7 +62,7 @@ def wait_ready(output: Path, seconds: float = 240) -> None:
 
 
 def test_make_serve_and_the_curl_line_below_it(tmp_path: Path):
-    assert "make serve" in the_block("git clone https://github.com/jitney-dev/jitney && cd jitney\nmake serve")
+    assert the_block("make serve") == "make serve"
     with running(["make", "serve"], tmp_path) as output:
         wait_ready(output)
         done = subprocess.run(["bash", "-c", the_block("curl")], capture_output=True, text=True, timeout=120, check=True)

@@ -9,6 +9,8 @@ RUN := .venv/bin/
 KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.[ch])
 
 .DEFAULT_GOAL := help
+# What comes first is asked first: `make -j` must not download beside the question whether it may.
+.NOTPARALLEL:
 .PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-status binaries
 
 help: ## list the verbs

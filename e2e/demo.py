@@ -37,9 +37,9 @@ def main() -> None:
     _show_states(kubectl)
     say(f"\n16 chats at once, from a pod in the cluster, to {URL}")
     chats = Client(cluster, kubectl).chat(URL, NAME)
+    say(f"the demo took {time.monotonic() - started:.0f} s")
     _show_usage(cluster, kubectl)
     _show(chats, kubectl)
-    say(f"\nthe demo took {time.monotonic() - started:.0f} s")
     if failed := [chat for chat in chats if chat.error]:
         raise RuntimeError(f"{len(failed)} of {len(chats)} chats failed: {failed[0].error}")
 
@@ -60,22 +60,25 @@ def _show_states(kubectl: Kubectl) -> None:
 
 
 def _show_usage(cluster: Cluster, kubectl: Kubectl) -> None:
-    folder = program("kubectl").parent
+    folders = ":".join(str(program(name).parent) for name in ("kubectl", "helm"))
+    kubeconfig = f"KUBECONFIG={cluster.kubeconfig} " if cluster.kubeconfig else ""
     print("\nThe cluster stays up. To use it:")
-    if cluster.kubeconfig:
-        print(f"  export KUBECONFIG={cluster.kubeconfig} PATH=$PATH:{folder}")
+    print(f"  export {kubeconfig}PATH=$PATH:{folders}")
     body = f'{{"model": "{NAME}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    request = f"/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
     if cluster.kind == "local":
         address = ((kubectl.get("service", NAME) or {}).get("spec") or {}).get("clusterIP")
-        print(f"  curl -s http://{address}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+        print(f"  curl -s http://{address}{request}")
     else:
         print(f"  kubectl port-forward service/{NAME} 8080:80 &")
-        print(f"  curl -s http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
+        print(f"  curl -s --retry 5 --retry-connrefused http://127.0.0.1:8080{request}")
     if cluster.kind == "current":
         print("To remove what the demo made; the definition, and with it everybody's models, stays:")
         print(f"  kubectl delete mdep/{NAME} pvc/{model_claim.CLAIM}; helm uninstall jitney -n {installation.NAMESPACE}")
     else:
-        print("  make demo-down      # stops it and removes everything it made")
+        print("  make demo-down      # stops it and removes what it made; what was built stays cached")
+    # Before anything on standard error that comes after it.
+    sys.stdout.flush()
 
 
 def _show(chats: list[Chat], kubectl: Kubectl) -> None:

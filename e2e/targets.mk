@@ -8,7 +8,7 @@ prerequisites:
 cluster-up: prerequisites setup ## start a throwaway Kubernetes on this machine, with our images in it (needs root)
 	@$(RUN)python -m cluster up
 
-cluster-down: setup ## stop it and remove what it left; built images stay cached
+cluster-down: setup ## stop it and see that nothing of it is left; built images stay cached
 	@$(RUN)python -m cluster down
 
 images: prerequisites setup ## build the images that changed, give them to the cluster, print their names
@@ -20,7 +20,7 @@ kubeconfig: setup ## print only the path of the cluster's kubeconfig
 demo: prerequisites setup ## the main job from nothing: cluster, images, chart, a model, 16 chats at once
 	@$(RUN)python e2e/demo.py
 
-demo-down: cluster-down ## stop the demo's cluster and remove what it left
+demo-down: cluster-down ## stop the demo's cluster and see that nothing of it is left
 
 e2e: prerequisites setup ## the cluster suite
 	@$(RUN)pytest -v -s e2e/tests

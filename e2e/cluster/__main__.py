@@ -19,7 +19,7 @@ def up() -> None:
 
 
 def down() -> None:
-    """Stop it and remove what it left; images stay in the cache."""
+    """Stop it and remove what it left, or say what could not be removed; images stay in the cache."""
     say("stopped" if target.chosen().down() else "there is no cluster to stop")
 
 
@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS)
     try:
         COMMANDS[parser.parse_args().command]()
-    except RuntimeError as error:
+    # The local cluster's folders are root's.
+    except (RuntimeError, PermissionError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -201,8 +201,13 @@ class Builder:
         source = f"containers-storage:[overlay@{self.folder / 'storage'}+{RUN_ROOT}]{name}"
         command = ["skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers", source, f"oci:{self.layout.folder}:{name}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.release()
         if done.returncode:
             raise RuntimeError(f"skopeo failed on {name}: {done.stderr.strip()[-2000:]}")
+
+    def release(self) -> None:
+        """Unmount what skopeo leaves mounted, unless somebody works in it; who has it mounted could not remove the cache."""
+        subprocess.run(["umount", self.folder / "storage" / "overlay"], capture_output=True, check=False)
 
     def prune(self, image: Image) -> None:
         """Remove older builds of `image`; the layers that the newest shares stay."""

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cluster import binaries, machine, network, state
+from cluster import binaries, leftovers, machine, network, places, state
 from cluster.binaries import program
 from cluster.containerd import RUN, unmount_below
 from cluster.control_plane import ControlPlane
@@ -67,6 +67,7 @@ class LocalCluster:
         with Step("starting Kubernetes"):
             state.record(state.Owner.us(REPOSITORY))
             self._attach()
+            places.remember(state.FOLDER)
             network.create(state.FOLDER)
             try:
                 self._start_parts()
@@ -84,22 +85,26 @@ class LocalCluster:
         self.node.start()
 
     def down(self) -> bool:
-        """Stop whatever throwaway cluster is recorded on this machine; False when there was none."""
+        """Stop whatever throwaway cluster is recorded on this machine; False when there was none. Left, when something of it stays."""
         with state.lock():
-            return self._stop_recorded()
+            stopped = self._stop_recorded()
+            leftovers.require_none()
+        return stopped
 
     def _stop_recorded(self) -> bool:
         owner = state.recorded()
-        if owner is None:
-            return False
-        with Step(f"stopping the cluster that {owner.checkout} started at {owner.started}"):
-            self.node.stop()
-            self.plane.stop()
-            network.remove(state.FOLDER)
-            unmount_below(state.FOLDER, RUN)
-            shutil.rmtree(RUN, ignore_errors=True)
-            shutil.rmtree(state.FOLDER)
-        return True
+        if owner:
+            with Step(f"stopping the cluster that {owner.checkout} started at {owner.started}"):
+                self.node.stop()
+                self.plane.stop()
+                network.remove(state.FOLDER)
+                places.remove(state.FOLDER)
+                Builder().release()
+        # Without a record too: whoever looks for one makes folders.
+        unmount_below(state.FOLDER, RUN, self.node.containerd.root)
+        shutil.rmtree(RUN, ignore_errors=True)
+        shutil.rmtree(state.FOLDER, ignore_errors=owner is None)
+        return owner is not None
 
     # Images
 

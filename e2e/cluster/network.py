@@ -13,8 +13,18 @@ ADDRESS = "10.244.0.1"
 PREFIX = 24
 # The host's settings, and what pods need of them. Refusals are ICMP messages, of which the kernel sends one address a single one in a
 # second: of sixteen clients in one pod some would wait for minutes.
-SETTINGS = {"ip_forward": "1", "icmp_ratelimit": "0"}
-PROC = Path("/proc/sys/net/ipv4")
+SETTINGS = {"net/ipv4/ip_forward": "1", "net/ipv4/icmp_ratelimit": "0"}
+# What kubelet and kube-proxy set without being asked, and leave so.
+SET_BY_KUBERNETES = (
+    "vm/overcommit_memory",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+    "net/netfilter/nf_conntrack_tcp_timeout_established",
+    "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+)
+PROC = Path("/proc/sys")
 # What leaves the pods' network goes out under the machine's address; what stays inside keeps its own.
 RULES = (
     ("nat", "POSTROUTING", ("-s", POD_RANGE, "!", "-d", POD_RANGE, "-j", "MASQUERADE")),
@@ -24,13 +34,15 @@ RULES = (
     ("filter", "FORWARD", ("-d", SERVICE_RANGE, "-j", "REJECT")),
     ("filter", "OUTPUT", ("-d", SERVICE_RANGE, "-j", "REJECT")),
 )
-COMMENT = ("-m", "comment", "--comment", "jitney throwaway cluster")
+WORDS = "jitney throwaway cluster"
+COMMENT = ("-m", "comment", "--comment", WORDS)
+# A rule or a chain that holds one of these is of a cluster: ours, kube-proxy's and kubelet's, the bridge's.
+MARKS = (WORDS, "KUBE-", BRIDGE)
 
 
 def create(folder: Path) -> None:
     """Make the bridge; `folder` remembers what the host's settings were."""
-    for name in SETTINGS:
-        (folder / name).write_text((PROC / name).read_text())
+    _remember(folder, *SETTINGS)
     _run("ip", "link", "add", BRIDGE, "type", "bridge")
     _run("ip", "address", "add", f"{ADDRESS}/{PREFIX}", "dev", BRIDGE)
     _run("ip", "link", "set", BRIDGE, "up")
@@ -38,6 +50,8 @@ def create(folder: Path) -> None:
         (PROC / name).write_text(value)
     for table, chain, rule in RULES:
         _run("iptables", "-w", "-t", table, "-I", chain, *rule, *COMMENT)
+    # Some of them come with the first rule.
+    _remember(folder, *SET_BY_KUBERNETES)
 
 
 def remove(folder: Path) -> None:
@@ -48,10 +62,24 @@ def remove(folder: Path) -> None:
     for tool in ("iptables", "ip6tables"):
         _remove_kubernetes_rules(tool)
     _succeeds("ip", "link", "delete", BRIDGE)
-    for name in SETTINGS:
-        before = folder / name
-        if before.is_file():
-            (PROC / name).write_text(before.read_text())
+    _restore(folder, *SETTINGS, *SET_BY_KUBERNETES)
+
+
+def _remember(folder: Path, *settings: str) -> None:
+    for setting in settings:
+        if (PROC / setting).is_file():
+            _memory(folder, setting).write_text((PROC / setting).read_text())
+
+
+def _restore(folder: Path, *settings: str) -> None:
+    for setting in settings:
+        before = _memory(folder, setting)
+        if before.is_file() and before.read_text() != (PROC / setting).read_text():
+            (PROC / setting).write_text(before.read_text())
+
+
+def _memory(folder: Path, setting: str) -> Path:
+    return folder / setting.rpartition("/")[2]
 
 
 def _remove_kubernetes_rules(tool: str) -> None:

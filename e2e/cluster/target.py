@@ -8,12 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Protocol
 
-from cluster import binaries
+from cluster import binaries, machine
 from cluster.binaries import cache_folder
 from cluster.images import OURS, Builder, Image
 from cluster.kubectl import Kubectl
 from cluster.local import LocalCluster
-from cluster.machine import NotReady
 from cluster.progress import Step
 
 KIND_NAME = "jitney"
@@ -48,11 +47,8 @@ class CurrentCluster:
         self.kubeconfig: Path | None = None
 
     def up(self) -> None:
-        registry = _registry()
-        if not shutil.which("buildah"):
-            raise NotReady(
-                "JITNEY_CLUSTER=kind and current build the images with the program buildah: install it (Debian: apt-get install buildah)"
-            )
+        machine.check()
+        registry = machine.image_registry()
         binaries.build((binaries.KUBERNETES, binaries.HELM))
         self._reach()
         builder = Builder(base_image=os.environ.get("BASE_IMAGE") or "docker.io/library/python:3.12-slim-bookworm")
@@ -68,7 +64,7 @@ class CurrentCluster:
         return False
 
     def reference(self, image: Image) -> str:
-        return f"{_registry()}/{image.reference}"
+        return f"{machine.image_registry()}/{image.reference}"
 
 
 class KindCluster(CurrentCluster):
@@ -80,8 +76,6 @@ class KindCluster(CurrentCluster):
         self.kubeconfig = cache_folder() / "kind.kubeconfig"
 
     def _reach(self) -> None:
-        if not shutil.which("kind"):
-            raise NotReady("JITNEY_CLUSTER=kind needs the program kind: install it from kind.sigs.k8s.io")
         with Step("making a kind cluster"):
             if KIND_NAME not in _kind("get", "clusters").split():
                 _kind("create", "cluster", "--name", KIND_NAME, "--config", str(KIND_CONFIG), "--wait", "120s")
@@ -96,24 +90,12 @@ class KindCluster(CurrentCluster):
 
 def chosen() -> Cluster:
     """The cluster that JITNEY_CLUSTER names; NotReady for another word."""
-    name = os.environ.get("JITNEY_CLUSTER") or "local"
-    match name:
-        case "local":
-            return LocalCluster()
-        case "kind":
-            return KindCluster()
-        case "current":
-            return CurrentCluster()
-    raise NotReady(f"JITNEY_CLUSTER must be local, kind or current, not {name!r}")
-
-
-def _registry() -> str:
-    registry = os.environ.get("JITNEY_IMAGE_REGISTRY", "").rstrip("/")
-    if not registry:
-        raise NotReady(
-            "JITNEY_CLUSTER=kind and current need JITNEY_IMAGE_REGISTRY: a registry that you can push to and the cluster can pull from"
-        )
-    return registry
+    kinds: dict[str, type[LocalCluster | KindCluster | CurrentCluster]] = {
+        "local": LocalCluster,
+        "kind": KindCluster,
+        "current": CurrentCluster,
+    }
+    return kinds[machine.kind()]()
 
 
 def _kind(*arguments: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -50,6 +51,33 @@ async def test_the_figures_of_one_answer(rig: Rig):
     assert rig.metric("jitney_inter_token_latency_seconds_count") == 3
     assert rig.metric("jitney_request_duration_seconds_count") == 1
     assert rig.metric("jitney_requests_total", finish_reason="length") == 1
+
+
+async def test_the_seconds_of_one_answer(rig: Rig):
+    """A model that takes at least 0.1 s a step."""
+    run = rig.runner.run
+    rig.runner.run = lambda batch: time.sleep(0.1) or run(batch)  # type: ignore[method-assign]
+    started = time.perf_counter()
+    await rig.chat(max_tokens=4)
+    took = time.perf_counter() - started
+    await until(lambda: rig.metric("jitney_generation_tokens_total") == 4)
+    assert 0.4 <= rig.metric("jitney_step_seconds_sum") <= took
+    queue, first, between, whole = (
+        rig.metric(f"jitney_{name}_seconds_sum") for name in ("queue", "time_to_first_token", "inter_token_latency", "request_duration")
+    )
+    assert 0 < queue < first
+    # A token may be seen late, together with the next, but never before its step has ended.
+    assert 0.09 <= first <= took - between
+    assert 0.39 <= first + between <= whole <= took
+
+
+async def test_no_prompt_is_taken_from_another_yet(rig: Rig):
+    """A name of the contract, and 0 until prefixes are shared."""
+    for _ in range(2):
+        await rig.chat(max_tokens=1)
+    await until(lambda: rig.metric("jitney_generation_tokens_total") == 2)
+    assert rig.metric("jitney_prompt_tokens_total") == 16
+    assert rig.state.metrics.registry.get_sample_value("jitney_prefix_cache_hit_tokens_total", {"model_name": "fake"}) == 0
 
 
 async def test_how_full_it_is(rig: Rig):

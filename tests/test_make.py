@@ -1,0 +1,37 @@
+"""The verbs whose output other programs read: a path on standard output, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# As a person's shell has it: a make inside of make would announce its folders.
+SHELL = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
+def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=ROOT, env=SHELL | environment, capture_output=True, text=True, check=False, timeout=280)
+
+
+@pytest.mark.parametrize("anew", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_the_models_folder(tmp_path: Path, anew: bool):
+    done = make("-s", "model", **({"JITNEY_CACHE": str(tmp_path)} if anew else {}))
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in Path(line).iterdir()}
+    assert ("fetching" in done.stderr) or not anew
+
+
+def test_the_kubeconfigs_path(tmp_path: Path):
+    """Of a kind of cluster that this machine needs nothing for; test_demo.py asks for the local one's."""
+    there = {"JITNEY_CLUSTER": "kind", "JITNEY_CACHE": str(tmp_path)}
+    done = make("-s", "kubeconfig", **there)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no throwaway cluster is up: run `make cluster-up`\n")
+    (tmp_path / "kind.kubeconfig").touch()
+    done = make("-s", "kubeconfig", **there)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/kind.kubeconfig\n", "")

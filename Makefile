@@ -67,7 +67,7 @@ bench: setup ## the runtime against transformers serve: same model, machine and 
 bench-status: prerequisites setup ## how soon the resource says what Kubernetes knows, over 20 failures
 	@$(RUN)python bench/status.py
 
-binaries: ## build etcd, Kubernetes, helm and CoreDNS from their Go modules (8 minutes the first time)
+binaries: ## build etcd, Kubernetes, helm, CoreDNS and what else the cluster suite needs from their Go modules (8 minutes the first time)
 	@python3 e2e/cluster/binaries.py
 
 include e2e/targets.mk

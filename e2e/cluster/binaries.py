@@ -76,7 +76,7 @@ CLUSTER = (KUBERNETES, HELM, COREDNS, PAUSE)
 # For the tests of a HorizontalPodAutoscaler; no cluster needs it to start.
 METRICS = Module("metrics-server", {"metrics-server": "sigs.k8s.io/metrics-server/cmd/metrics-server"})
 # For the tests of images that cannot be pulled; no cluster needs it either.
-REGISTRY = Module("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"})
+REGISTRY = Module("registry", {"registry": "."})
 # What tools that wait for resources (Flux and others, Argo CD) believe of them; for the tests.
 READERS = (Module("kstatus", {"kstatus": "."}), Module("argohealth", {"argohealth": "."}))
 ALL = (*CLUSTER, METRICS, REGISTRY, *READERS)

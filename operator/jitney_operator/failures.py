@@ -46,7 +46,10 @@ NAMES_OF_AN_ATTEMPT = re.compile(r"\b[0-9a-f]{32,}\b")
 # Told to stop (the runtime then ends with 0), or killed.
 STOPPED = {0, 137, 143}
 LOG_PREFIX = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d+ (?:[A-Z]+ [\w.]+: )?"
-PULL_ERRORS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+PULL_ERRORS = {
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable",
+    "SignatureValidationFailed",
+}  # fmt: skip
 SCHEDULING = {"InsufficientGPU", "InsufficientMemory", "Unschedulable", "WaitingForDrain", "QuotaExceeded", "PolicyDenied", "NodeLost"}
 
 

@@ -34,7 +34,7 @@ def sentence(image: str, reason: str, message: str) -> str:
     chain = " ".join(BACK_OFF.sub("", message).split())
     if not chain:
         return ""
-    last = _last(chain)
+    last, chain = _last(chain), _without_names(chain, image)
     if ROOM.search(chain):
         return f"The node has no room for the image {image} ({last}); free space in its image store."
     if PLATFORM.search(chain):
@@ -48,6 +48,11 @@ def sentence(image: str, reason: str, message: str) -> str:
     if UNREACHABLE.search(chain):
         return f"The registry of the image {image} cannot be reached from the node ({last}); check its host name and the network."
     return f"The image {image} cannot be pulled ({last}); check its name, registry and spec.imagePullSecrets."
+
+
+def _without_names(chain: str, image: str) -> str:
+    """What an image, its registry or a path is called says nothing: app:404 is a name like any other."""
+    return re.sub(r"https?://\S+", "...", re.sub(r'"[^"]*"', "...", chain).replace(image, "..."))
 
 
 def _last(chain: str) -> str:

@@ -47,6 +47,14 @@ def test_the_cause_is_told_and_the_attempts_are_not(case: str) -> None:
     assert pulls.sentence(IMAGE, "ErrImagePull", later) == tried
 
 
+@pytest.mark.parametrize("image", ["reg.example/app:401", "reg.example/app:404", "reg.example/forbidden/app:1", "unauthorized/x:not-found"])
+def test_what_an_image_is_called_says_nothing(image: str) -> None:
+    unpack = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": failed to do request: '
+    found = pulls.sentence(image, "ErrImagePull", f'{unpack}Head "https://x/v2/{image}": dial tcp: lookup x: no such host')
+    assert found.startswith(f"The registry of the image {image} cannot be reached from the node (no such host)")
+    assert "was not found" in pulls.sentence(image, "ErrImagePull", f'rpc error: code = NotFound desc = "{image}": {image}: not found')
+
+
 def test_what_is_no_pull_at_all() -> None:
     assert "no name of an image" in pulls.sentence("A:b:c", "InvalidImageName", 'Failed to apply default image tag "A:b:c"')
     assert "imagePullPolicy Never" in pulls.sentence(IMAGE, "ErrImageNeverPull", f'Container image "{IMAGE}" is not present')

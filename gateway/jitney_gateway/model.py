@@ -37,7 +37,7 @@ class Model:
     created: int = 0
     repository: str = ""
     context: int | None = None
-    serves: tuple[str, ...] = field(default=("chat",))
+    serves: tuple[str, ...] = field(default=("chat", "generate"))
 
     def describe(self) -> Json:
         launch = self.launch

@@ -48,3 +48,17 @@ def test_a_broken_character_at_the_end_is_shown_as_such():
     detokenizer = Detokenizer(ByteTokenizer())
     assert detokenizer.add("é".encode()[0] + 1) == ""
     assert detokenizer.finish() == "\ufffd"
+
+
+@pytest.mark.parametrize("prompt", ["", "a", "日本語", "x🚌🚏", "long enough to be cut"])
+def test_an_answer_that_continues_a_text_is_only_the_answer(prompt: str):
+    detokenizer = Detokenizer(ByteTokenizer(), (" x",), after=ByteTokenizer().encode(prompt))
+    pieces = [detokenizer.add(token) for token in ByteTokenizer().encode("日 and x")]
+    assert ("".join(pieces), detokenizer.stopped) == ("日 and", True)
+
+
+def test_a_prompt_that_is_no_text_harms_nothing():
+    """Token ids may end inside a character, or be none at all."""
+    for prompt in ("🚌".encode()[:2], b"\xff" * 20, b"\x80"):
+        detokenizer = Detokenizer(ByteTokenizer(), after=[byte + 1 for byte in prompt])
+        assert "".join(detokenizer.add(token) for token in ByteTokenizer().encode("then words")).endswith("words")

@@ -8,15 +8,17 @@ import threading
 import pytest
 
 from jitney_runtime.engine.sequence import FinishReason
-from support.rig import Rig, Visitor, chunks, until
+from support.rig import CHAT, COMPLETION, Rig, Visitor, chunks, until
 
 both = pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
+either = pytest.mark.parametrize("route", [CHAT, COMPLETION])
 
 
+@either
 @both
-async def test_a_client_that_goes_away_frees_its_sequence_within_one_step(rig: Rig, stream: bool):
+async def test_a_client_that_goes_away_frees_its_sequence_within_one_step(rig: Rig, stream: bool, route: str):
     rig.runner.gate = threading.Semaphore(3)
-    visitor = Visitor(rig, max_tokens=50, stream=stream)
+    visitor = Visitor(rig, route, max_tokens=50, stream=stream)
     await until(lambda: len(rig.runner.batches) == 3)
     await visitor.leave()
     steps = len(rig.runner.batches)
@@ -98,13 +100,14 @@ async def test_before_the_model_is_there():
     await rig.client.aclose()
 
 
-async def test_draining_fails_readiness_first_and_refuses_later(rig: Rig):
+@either
+async def test_draining_fails_readiness_first_and_refuses_later(rig: Rig, route: str):
     assert (await rig.client.get("/readyz")).json() == {"status": "ready"}
     rig.state.draining = True
     assert (await rig.client.get("/readyz")).json() == {"status": "draining"}
-    assert (await rig.chat(max_tokens=1)).status_code == 200
+    assert (await rig.ask(route, max_tokens=1)).status_code == 200
     rig.state.refusing = True
-    refused = await rig.chat(max_tokens=1)
+    refused = await rig.ask(route, max_tokens=1)
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
     assert (await rig.client.get("/livez")).status_code == 200
 
@@ -122,9 +125,10 @@ async def test_a_request_is_in_flight_from_the_door_to_its_last_byte(rig: Rig):
     assert rig.state.in_flight == 0
 
 
-async def test_answers_that_outlast_the_drain_are_told_so(rig: Rig):
+@either
+async def test_answers_that_outlast_the_drain_are_told_so(rig: Rig, route: str):
     rig.runner.gate = threading.Semaphore(2)
-    streamed, whole = (asyncio.create_task(rig.chat(max_tokens=50, stream=stream)) for stream in (True, False))
+    streamed, whole = (asyncio.create_task(rig.ask(route, max_tokens=50, stream=stream)) for stream in (True, False))
     await until(lambda: len(rig.runner.batches) == 2)
     rig.async_engine.end_all(FinishReason.ABORT)
     assert chunks(await streamed)[-1]["error"]["code"] == "unavailable"

@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from support.rig import HI, Rig, until
+from support.rig import CHAT, COMPLETION, HI, Rig, until
 
-BAD: list[tuple[dict[str, Any], str | None, str]] = [
+Bad = tuple[dict[str, Any], str | None, str]
+# By either route.
+BAD: list[Bad] = [
     ({"temperature": -1}, "temperature", "greater than or equal to 0"),
     ({"temperature": 2.1}, "temperature", "less than or equal to 2"),
     ({"temperature": "warm"}, "temperature", "valid number"),
@@ -20,19 +22,11 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"top_k": -2}, "top_k", "greater than or equal to -1"),
     ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
     ({"max_tokens": 100}, "max_tokens", "leaves 56 tokens"),
-    ({"max_completion_tokens": 100}, "max_completion_tokens", "leaves 56 tokens"),
-    ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "give one"),
     ({"seed": "x"}, "seed", "valid integer"),
     ({"seed": 2**63}, "seed", "less than"),
     ({"stop": [""]}, "stop.0", "at least 1 character"),
     ({"stop": 5}, "stop", "valid list"),
     ({"stop": ["a"] * 17}, "stop", "at most 16 items"),
-    ({"messages": []}, "messages", "at least 1 item"),
-    ({"messages": "hi"}, "messages", "valid list"),
-    ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "'system'"),
-    ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "valid list"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "'text'"),
-    ({"messages": [{"role": "user", "content": "x" * 80}]}, "messages", "context window 64"),
     ({"tools": [{"type": "function"}]}, "tools", "tools is not served yet"),
     ({"n": 2}, "n", "n is not served yet"),
     ({"response_format": {"type": "json_object"}}, "response_format", "not served yet"),
@@ -46,8 +40,50 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"reasoning_effort": "high"}, "reasoning_effort", "not served yet"),
     ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs", "not served yet"),
     ({"guided_json": {}}, "guided_json", "not served yet"),
+    ({"lora_name": "mine"}, "lora_name", "not served yet"),
+    ({"echo": True}, "echo", "not served yet"),
+    ({"best_of": 3}, "best_of", "not served yet"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
 ]
+BAD_CHATS: list[Bad] = [
+    ({"max_completion_tokens": 100}, "max_completion_tokens", "leaves 56 tokens"),
+    ({"max_tokens": 3, "max_completion_tokens": 4}, "max_completion_tokens", "give one"),
+    ({"messages": []}, "messages", "at least 1 item"),
+    ({"messages": None}, "messages", "required"),
+    ({"messages": "hi"}, "messages", "valid list"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "'system'"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "valid list"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "'text'"),
+    ({"messages": [{"role": "user", "content": "x" * 80}]}, "messages", "context window 64"),
+    ({"add_special_tokens": True}, "add_special_tokens", "not served yet"),
+]
+BAD_COMPLETIONS: list[Bad] = [
+    ({"prompt": None}, "prompt", "required"),
+    ({"prompt": ""}, "prompt", "empty"),
+    ({"prompt": []}, "prompt", "empty"),
+    ({"prompt": 5}, "prompt", "a text, or a list of token ids"),
+    ({"prompt": {"text": "x"}}, "prompt", "a text, or a list of token ids"),
+    ({"prompt": [1.5]}, "prompt", "a text, or a list of token ids"),
+    ({"prompt": [-1]}, "prompt", "a text, or a list of token ids"),
+    ({"prompt": [True]}, "prompt", "a text, or a list of token ids"),
+    ({"prompt": [[[1]]]}, "prompt", "a text, or a list of token ids"),
+    ({"prompt": [1, None]}, "prompt", "a text, or a list of token ids"),
+    ({"prompt": ["a", "b"]}, "prompt", "several prompts in one request are not served yet"),
+    ({"prompt": [[1], [2]]}, "prompt", "several prompts in one request are not served yet"),
+    ({"prompt": [1, "b"]}, "prompt", "several prompts in one request are not served yet"),
+    ({"prompt": [2**70]}, "prompt", "vocabulary"),
+    ({"prompt": "x" * 64}, "prompt", "context window 64, and an answer needs at least one: shorten the prompt"),
+    ({"max_completion_tokens": 3}, "max_completion_tokens", "not served yet"),
+    ({"logprobs": 0}, "logprobs", "not served yet"),
+    ({"suffix": "end"}, "suffix", "not served yet"),
+    ({"add_special_tokens": False}, "add_special_tokens", "not served yet"),
+]
+EVERY = [
+    *((route, *bad) for route in (CHAT, COMPLETION) for bad in BAD),
+    *((CHAT, *bad) for bad in BAD_CHATS),
+    *((COMPLETION, *bad) for bad in BAD_COMPLETIONS),
+]
+either = pytest.mark.parametrize("route", [CHAT, COMPLETION])
 
 
 def error(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -58,12 +94,12 @@ def error(answer: httpx.Response, status: int) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.parametrize(("body", "param", "said"), BAD)
-async def test_a_bad_request_is_400_with_the_fields_name(rig: Rig, body: dict[str, Any], param: str | None, said: str):
-    found = error(await rig.chat(**body), 400)
+@pytest.mark.parametrize(("route", "body", "param", "said"), EVERY)
+async def test_a_bad_request_is_400_with_the_fields_name(rig: Rig, route: str, body: dict[str, Any], param: str | None, said: str):
+    found = error(await rig.ask(route, **body), 400)
     assert said in found["message"]
     assert (found["param"], found["type"]) == (param, "invalid_request_error")
-    assert (await rig.chat(max_tokens=2)).status_code == 200
+    assert (await rig.ask(route, max_tokens=2)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -99,16 +135,34 @@ async def test_a_malformed_body_is_400(rig: Rig, body: bytes, said: str):
     assert (await rig.chat(max_tokens=2)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{not json", "no valid JSON"),
+        (b"", "required"),
+        (b'{"prompt": "hi"}', "model: Field required"),
+        (b'{"model": "fake", "prompt": "\\ud800"}', "prompt: must be valid Unicode"),
+        (b'{"model": "fake", "prompt": ["\\ud800"]}', "prompt: must be valid Unicode"),
+        (b'{"model": "fake", "prompt": "hi", "temperature": Infinity}', "temperature"),
+    ],
+    ids=["not JSON", "empty", "no model", "half a character", "half a character in a list", "infinity"],
+)
+async def test_a_malformed_completion_is_400(rig: Rig, body: bytes, said: str):
+    assert said in error(await rig.post(body, route=COMPLETION), 400)["message"]
+    assert (await rig.complete(max_tokens=2)).status_code == 200
+
+
 async def test_another_content_type_is_400(rig: Rig):
     error(await rig.post(b"model=fake", "application/x-www-form-urlencoded"), 400)
 
 
-async def test_an_unknown_model_is_404_and_an_unknown_path_too(rig: Rig):
-    found = error(await rig.chat(model="other"), 404)
+@either
+async def test_an_unknown_model_is_404_and_an_unknown_path_too(rig: Rig, route: str):
+    found = error(await rig.ask(route, model="other"), 404)
     assert (found["code"], found["param"]) == ("model_not_found", "model")
     assert "this server serves 'fake'" in found["message"]
     assert error(await rig.client.get("/v2/nothing"), 404)["code"] == "not_found"
-    wrong_method = await rig.client.get("/v1/chat/completions")
+    wrong_method = await rig.client.get(route)
     assert error(wrong_method, 405)
     assert wrong_method.headers["allow"] == "POST"
 
@@ -127,13 +181,14 @@ async def test_a_template_that_fails_is_the_messages_fault(rig: Rig):
 
 async def test_a_prompt_of_no_tokens_is_400(rig: Rig, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rig.tokenizer, "apply_chat_template", lambda *arguments, **options: {"input_ids": []})
-    assert "empty prompt" in error(await rig.chat(), 400)["message"]
+    assert "the prompt is empty" in error(await rig.chat(), 400)["message"]
 
 
 async def test_a_token_beyond_the_vocabulary_is_400(rig: Rig):
     """In a step it would be an index out of range, and end its neighbours with it."""
     rig.runner.vocabulary = 100
     assert "vocabulary" in error(await rig.chat(messages=[{"role": "user", "content": "~"}]), 400)["message"]
+    assert "vocabulary" in error(await rig.complete(prompt=[1, 100]), 400)["message"]
     assert not rig.runner.batches
 
 
@@ -160,20 +215,23 @@ async def test_the_key(header: dict[str, str], status: int):
     rig = Rig(api_key="right")
     rig.start()
     models = await rig.client.get("/v1/models", headers=header)
-    chat = await rig.client.post("/v1/chat/completions", headers=header, json={"model": "fake", "messages": HI, "max_tokens": 1})
-    assert (models.status_code, chat.status_code) == (status, status)
+    chat = await rig.client.post(CHAT, headers=header, json={"model": "fake", "messages": HI, "max_tokens": 1})
+    completion = await rig.client.post(COMPLETION, headers=header, json={"model": "fake", "prompt": "hi", "max_tokens": 1})
+    assert (models.status_code, chat.status_code, completion.status_code) == (status, status, status)
     if status == 401:
         assert error(chat, 401)["code"] == "invalid_api_key"
     assert [(await rig.client.get(path)).status_code for path in ("/readyz", "/livez", "/metrics")] == [200, 200, 200]
     await rig.stop()
 
 
-async def test_a_full_queue_is_429_and_the_others_finish(rig: Rig):
+@either
+async def test_a_full_queue_is_429_and_the_others_finish(rig: Rig, route: str):
+    """Chats and completions stand in one queue."""
     rig.runner.gate = threading.Semaphore(0)
     taken = [asyncio.create_task(rig.chat(max_tokens=3)) for _ in range(4)]
     await until(lambda: rig.async_engine.pending == 4)
     for _ in range(3):
-        refused = await rig.chat(max_tokens=3)
+        refused = await rig.ask(route, max_tokens=3)
         found = error(refused, 429)
         assert (found["code"], found["type"], refused.headers["retry-after"]) == ("overloaded", "rate_limit_error", "1")
     rig.runner.gate.release(1000)
@@ -190,9 +248,9 @@ async def test_the_neighbours_of_bad_requests_notice_nothing(rig: Rig):
     rig.runner.gate = threading.Semaphore(0)
     neighbours = [asyncio.create_task(rig.text(messages=messages, max_tokens=40)) for messages in questions]
     await until(lambda: rig.async_engine.pending == 4)
-    for body, _, _ in BAD:
+    for route, body, _, _ in EVERY[::3]:
         rig.runner.gate.release()
-        assert (await rig.chat(**body)).status_code == 400
+        assert (await rig.ask(route, **body)).status_code == 400
         assert (await rig.post(b"{")).status_code == 400
         assert (await rig.chat()).status_code == 429
     assert not any(task.done() for task in neighbours)

@@ -24,6 +24,7 @@ class RuntimeProcess:
     process: subprocess.Popen[bytes]
     url: str
     folder: Path
+    start_seconds: float = 0.0
 
     @property
     def log(self) -> str:

@@ -19,6 +19,9 @@ from support.engine import make_engine
 from support.words import ByteTokenizer
 
 HI = [{"role": "user", "content": "hi"}]
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+# To either route: eight tokens, the same ones.
+PROMPTS: dict[str, dict[str, Any]] = {CHAT: {"messages": HI}, COMPLETION: {"prompt": "user:hi\n"}}
 
 
 class Rig:
@@ -45,12 +48,18 @@ class Rig:
         self.async_engine.stop()
         await self.client.aclose()
 
-    async def chat(self, **body: Any) -> httpx.Response:
-        return await self.client.post("/v1/chat/completions", json={"model": "fake", "messages": HI, "temperature": 0, **body})
+    async def ask(self, route: str, **body: Any) -> httpx.Response:
+        return await self.client.post(route, json={"model": "fake", **PROMPTS[route], "temperature": 0, **body})
 
-    async def post(self, body: bytes, kind: str = "application/json") -> httpx.Response:
+    async def chat(self, **body: Any) -> httpx.Response:
+        return await self.ask(CHAT, **body)
+
+    async def complete(self, **body: Any) -> httpx.Response:
+        return await self.ask(COMPLETION, **body)
+
+    async def post(self, body: bytes, kind: str = "application/json", route: str = CHAT) -> httpx.Response:
         """Any body at all."""
-        return await self.client.post("/v1/chat/completions", content=body, headers={"content-type": kind})
+        return await self.client.post(route, content=body, headers={"content-type": kind})
 
     async def text(self, **body: Any) -> str:
         answer = await self.chat(**body)
@@ -70,10 +79,11 @@ def chunks(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 class Visitor:
-    """One chat request over raw ASGI, whose client can go away."""
+    """One request over raw ASGI, whose client can go away."""
 
-    def __init__(self, rig: Rig, **body: Any) -> None:
-        self._body = json.dumps({"model": "fake", "messages": HI, "temperature": 0, **body}).encode()
+    def __init__(self, rig: Rig, route: str = CHAT, **body: Any) -> None:
+        self._route = route
+        self._body = json.dumps({"model": "fake", **PROMPTS[route], "temperature": 0, **body}).encode()
         self._gone = asyncio.Event()
         self._asked = False
         self.request = asyncio.create_task(rig.app(self._scope(), self._receive, self._send))
@@ -93,7 +103,7 @@ class Visitor:
         """Nobody reads."""
 
     def _scope(self) -> dict[str, Any]:
-        where = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "root_path": ""}
+        where = {"type": "http", "method": "POST", "path": self._route, "query_string": b"", "root_path": ""}
         headers = [(b"content-type", b"application/json")]
         # uvicorn speaks this version of ASGI: who listens hears of a client that left.
         version = {"http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"}}

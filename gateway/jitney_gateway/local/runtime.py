@@ -29,7 +29,7 @@ PERIOD = 0.25
 # Seconds before the next attempt; a run of LASTING seconds was a good one.
 FIRST_PAUSE, LONGEST_PAUSE, LASTING = 1.0, 30.0, 60.0
 # Exit codes after which another attempt ends the same way (the runtime's own, see ARCHITECTURE).
-FINAL = {2, 10, 11, 13, 14, 15, 16, 17}
+FINAL = {2, 10, 11, 13, 14, 15, 16, 17, 18, 19}
 _PR_SET_PDEATHSIG = 1
 
 

@@ -1,1 +1,1 @@
-"""HTTP: Xinference's launch routes and OpenAI's chat routes over one backend."""
+"""HTTP: Xinference's launch routes and OpenAI's chats and completions over one backend."""

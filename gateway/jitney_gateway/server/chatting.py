@@ -1,25 +1,28 @@
-"""The data path: a chat goes to a replica of its model and comes back byte for byte, as it is made.
+"""The data path: a chat or a completion goes to a replica of its model and comes back byte for byte, as it is made.
 
 A client that goes away ends the question to the runtime, which frees its row. `request_id` is the name by which Xinference's
-abort_request finds a chat.
+abort_request finds it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from jitney_gateway.backend import Backend
 from jitney_gateway.errors import GatewayError, unknown_model
 from jitney_gateway.model import ERROR, READY, Model, Replica
 from jitney_gateway.server.body import json_body
+from jitney_gateway.server.question import Ended, Question
 
 # How long a client may be asked to wait while a model starts.
 STARTING_SECONDS = 5
@@ -27,12 +30,35 @@ STARTING_SECONDS = 5
 KEPT = ("content-type", "retry-after", "x-request-id", "cache-control")
 
 
+class Passage(StreamingResponse):
+    """A runtime's answer, byte for byte as it comes, up to its end or the question's. However the client's connection ends, so does the
+    one to the runtime."""
+
+    def __init__(self, question: Question, answer: aiohttp.ClientResponse, over: Callable[[], None]) -> None:
+        headers = {header: answer.headers[header] for header in KEPT if header in answer.headers}
+        super().__init__(self._pieces(question, answer), answer.status, headers)
+        self._answer, self._over = answer, over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answer.close()
+            self._over()
+
+    async def _pieces(self, question: Question, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        pieces = answer.content.iter_any()
+        with contextlib.suppress(Ended):
+            while (data := await question.wait(anext(pieces, None))) is not None:
+                yield data
+
+
 class Data:
     """The questions under way. Lives on the event loop."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._asked: dict[tuple[str, str], asyncio.Event] = {}
+        self._asked: dict[tuple[str, str], Question] = {}
         self._turns = itertools.count()
         self._client: aiohttp.ClientSession | None = None
 
@@ -45,18 +71,20 @@ class Data:
         if self._client:
             await self._client.close()
 
-    async def chat(self, request: Request, path: str) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """Asks the runtime under the path that was asked here."""
         body = await json_body(request)
         model = await self._model(body)
-        name = str(body.pop("request_id", "") or "")
-        replica = self._choose(model)
-        answer = await self._ask(f"{replica.address}{path}", body, request)
-        headers = {header: answer.headers[header] for header in KEPT if header in answer.headers}
-        aborted = asyncio.Event()
-        if name:
-            self._asked[model.uid, name] = aborted
-        pieces = self._pieces(answer, aborted, (model.uid, name))
-        return StreamingResponse(pieces, answer.status, headers)
+        key, question = (model.uid, str(body.pop("request_id", "") or "")), Question()
+        url = f"{self._choose(model).address}{request.url.path}"
+        if key[1]:
+            self._asked[key] = question
+        try:
+            answer = await self._ask(question, url, body, request)
+        except BaseException:
+            self._forget(key, question)
+            raise
+        return Passage(question, answer, lambda: self._forget(key, question))
 
     async def _model(self, body: Any) -> Model:
         if not isinstance(body, dict) or not isinstance(body.get("model"), str):
@@ -75,44 +103,35 @@ class Data:
             raise GatewayError(503, f"{model.uid} is starting: {model.message}", code="model_starting", retry_after=STARTING_SECONDS)
         return ready[next(self._turns) % len(ready)]
 
-    async def _ask(self, url: str, body: dict[str, Any], request: Request) -> aiohttp.ClientResponse:
+    async def _ask(self, question: Question, url: str, body: dict[str, Any], request: Request) -> aiohttp.ClientResponse:
+        """A runtime that does not stream answers when all is done: until then, too, the client may go away, and the question be aborted."""
         assert self._client is not None
         headers = {"Content-Type": "application/json"}
         if "authorization" in request.headers:
             headers["Authorization"] = request.headers["authorization"]
+        leaving = asyncio.create_task(question.end_with_client(request))
         try:
-            return await self._client.post(url, data=json.dumps(body), headers=headers)
+            return await question.wait(self._client.post(url, data=json.dumps(body), headers=headers))
+        except Ended:
+            raise GatewayError(499, "the request was aborted", code="aborted") from None
         except aiohttp.ClientError as error:
             raise GatewayError(503, "the model's runtime went away before it answered; try again", retry_after=1) from error
-
-    async def _pieces(self, answer: aiohttp.ClientResponse, aborted: asyncio.Event, key: tuple[str, str]) -> AsyncIterator[bytes]:
-        """Closed with the client's connection, and by an abort: either ends the question to the runtime."""
-        stop = asyncio.create_task(aborted.wait())
-        try:
-            pieces = answer.content.iter_any()
-            while True:
-                piece = asyncio.ensure_future(anext(pieces, None))
-                await asyncio.wait({piece, stop}, return_when=asyncio.FIRST_COMPLETED)
-                if not piece.done():
-                    piece.cancel()
-                    return
-                if (data := piece.result()) is None:
-                    return
-                yield data
         finally:
-            stop.cancel()
-            answer.close()
-            if self._asked.get(key) is aborted:
-                del self._asked[key]
+            leaving.cancel()
+
+    def _forget(self, key: tuple[str, str], question: Question) -> None:
+        """A later question may have the same name."""
+        if self._asked.get(key) is question:
+            del self._asked[key]
 
     async def abort(self, uid: str, name: str) -> str:
         """Xinference's word for what became of it."""
         if await self._backend.find(uid) is None:
             return "NO_OP"
-        event = self._asked.get((uid, name))
-        if event is None:
+        question = self._asked.get((uid, name))
+        if question is None:
             return "NOT_FOUND"
-        event.set()
+        question.end()
         return "DONE"
 
 
@@ -120,8 +139,9 @@ def routes(data: Data) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        return await data.chat(request, "/v1/chat/completions")
+    @router.post("/v1/completions")
+    async def answer(request: Request) -> Response:
+        return await data.answer(request)
 
     @router.post("/v1/models/{uid}/requests/{request_id}/abort")
     async def abort(uid: str, request_id: str) -> JSONResponse:

@@ -96,9 +96,12 @@ class AsyncEngine:
         self._loop_of_caller = asyncio.get_running_loop()
         self._thread.start()
 
-    def submit(self, prompt: list[int], params: SamplingParams) -> Generation:
-        """Take a request of `prompt` token ids. A RequestError refuses it, in words: empty, too long, no room, dead."""
-        self._check(prompt, params)
+    def submit(self, prompt: list[int], params: SamplingParams, field: str = "prompt") -> Generation:
+        """Take a request of `prompt` token ids. A RequestError refuses it, in words: empty, too long, no room, dead.
+
+        `field` is what the client calls its prompt.
+        """
+        self._check(prompt, field)
         sequence = Sequence(f"seq-{next(self._ids)}", list(prompt), params)
         sequence.seed = params.seed if params.seed is not None else random.getrandbits(63)
         generation = Generation(sequence.id, len(prompt), self.abort)
@@ -108,19 +111,19 @@ class AsyncEngine:
         self._command(lambda: self._add_on_thread(sequence))
         return generation
 
-    def _check(self, prompt: list[int], params: SamplingParams) -> None:
+    def _check(self, prompt: list[int], field: str) -> None:
         if self._dead:
             raise EngineUnavailable("the engine has stopped after repeated failures; the pod will be restarted")
         if not prompt:
-            raise InvalidRequest("these messages make an empty prompt", "messages")
+            raise InvalidRequest("the prompt is empty: it has no tokens", field)
         if max(prompt) >= self._engine.runner.vocabulary:
             # In a step it would fail, and its neighbours with it.
-            raise InvalidRequest("the tokenizer makes a token of these messages that the model's vocabulary does not have", "messages")
+            raise InvalidRequest("the prompt has a token that the model's vocabulary does not have", field)
         if len(prompt) + 1 > self.max_model_len:
             raise RequestTooLong(
                 f"the prompt has {len(prompt)} tokens, the context window {self.max_model_len}, and an answer needs at least one: shorten "
-                "the messages",
-                "messages",
+                f"the {field}",
+                field,
             )
         if len(self._pending) >= self._capacity:
             raise EngineOverloaded(

@@ -1,1 +1,1 @@
-"""HTTP: OpenAI's chat API, health and metrics. It validates, translates errors once, and never computes."""
+"""HTTP: OpenAI's chats and completions, health and metrics. It validates, translates errors once, and never computes."""

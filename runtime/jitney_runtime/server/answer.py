@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Self
+
+from starlette.concurrency import run_in_threadpool
 
 from jitney_runtime.engine.async_engine import Generation
 from jitney_runtime.engine.sequence import FinishReason, TokenOutput
-from jitney_runtime.server.protocol import Usage
-from jitney_runtime.server.state import ServerState
+from jitney_runtime.server.protocol import AnswerRequest, Usage
+from jitney_runtime.server.state import ServerState, Serving
 from jitney_runtime.text.detokenizer import Detokenizer
+
+# Rendering and tokenizing a prompt of more characters than this would hold up everybody's stream: it goes to a thread.
+_LONG_PROMPT = 4096
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,17 @@ class Answer:
         self._closed = False
         self.completion_tokens = 0
         state.metrics.prompt_tokens.inc(generation.prompt_tokens)
+
+    @classmethod
+    async def begin(cls, state: ServerState, serving: Serving, request: AnswerRequest) -> Self:
+        """Make the prompt's tokens and hand them to the engine; a RequestError where either refuses."""
+        if request.characters > _LONG_PROMPT:
+            prompt = await run_in_threadpool(request.prompt_ids, serving.tokenizer)
+        else:
+            prompt = request.prompt_ids(serving.tokenizer)
+        params = request.sampling(room=serving.engine.max_model_len - len(prompt))
+        generation = serving.engine.submit(prompt, params, request.prompt_field)
+        return cls(state, generation, request.detokenizer(serving.tokenizer, prompt))
 
     @property
     def usage(self) -> Usage:

@@ -13,16 +13,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jitney_runtime import __version__
 from jitney_runtime.errors import EngineUnavailable, InvalidRequest, RequestError, Unauthenticated
-from jitney_runtime.server.chat import chat_routes
 from jitney_runtime.server.error_shape import error_body, error_response
 from jitney_runtime.server.health import health_routes
+from jitney_runtime.server.routes import model_routes
 from jitney_runtime.server.state import ServerState
 
 
 def create_app(state: ServerState) -> FastAPI:
     app = FastAPI(title="Jitney runtime", version=__version__)
     app.include_router(health_routes(state))
-    app.include_router(chat_routes(state))
+    app.include_router(model_routes(state))
     app.add_exception_handler(RequestError, _refused)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]

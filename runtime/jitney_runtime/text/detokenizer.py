@@ -8,17 +8,23 @@ from __future__ import annotations
 from jitney_runtime.text.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
+# So many tokens before the answer tell how its first one is spelt; up to three more, so as not to begin inside a character.
+_CONTEXT = range(6, 10)
 
 
 class Detokenizer:
-    """One answer's text. `stopped` turns true when a stop string was found; the text before it is all there is."""
+    """One answer's text. `stopped` turns true when a stop string was found; the text before it is all there is.
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> None:
+    `after` are tokens that the answer continues; without them its first token is spelt as the beginning of a text, which for some
+    tokenizers means without its space.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = (), after: list[int] | None = None) -> None:
         self._tokenizer = tokenizer
         self._stops = stops
-        self._tokens: list[int] = []
+        self._tokens = self._end(after or [])
         self._context = 0
-        self._read = 0
+        self._read = len(self._tokens)
         self._held = ""
         self.stopped = False
 
@@ -42,6 +48,11 @@ class Detokenizer:
             return ""
         self._context, self._read = self._read, len(self._tokens)
         return after[len(before) :]
+
+    def _end(self, tokens: list[int]) -> list[int]:
+        ends = [tokens[-length:] for length in _CONTEXT]
+        whole = (end for end in ends if not self._tokenizer.decode(end, skip_special_tokens=True).startswith(_REPLACEMENT))
+        return next(whole, ends[0])
 
     def _text(self, first: int, last: int) -> str:
         return self._tokenizer.decode(self._tokens[first:last], skip_special_tokens=True)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -14,11 +15,20 @@ from transformers import AutoTokenizer
 
 from jitney_runtime.text.chat import prompt_ids
 from support.models import smollm2, smollm2_folder
-from support.parity import CLEAR, solo_answers
+from support.parity import Solo, assert_as_alone, compare_texts, solo_answers
 from support.process import RuntimeProcess, running_runtime
 
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 QUESTIONS = [[{"role": "user", "content": f"Name one fact about the number {number}."}] for number in range(16)]
+# Not chats: nothing is put around them.
+BEGINNINGS = [
+    "The capital of France is",
+    "Once upon a time there was a bus that",
+    "def add(a, b):\n    return",
+    "1, 2, 3, 4,",
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "日本の首都は",
+]
 COUNT = 24
 # 16 rows and two places to wait.
 MOST = 18
@@ -28,31 +38,36 @@ MOST = 18
 def smollm2_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
     folder = tmp_path_factory.mktemp("runtime")
     arguments = ("--model", str(smollm2_folder()), "--served-model-name", "smollm2", "--max-model-len", "2048", "--max-waiting", "2")
+    started = time.monotonic()
     with running_runtime(folder, *arguments) as runtime:
         seen = runtime.wait_ready()
+        runtime.start_seconds = time.monotonic() - started
         assert seen[0]["status"] == "starting"
         assert any(re.fullmatch(r"loading \d+ %|warming up", status.get("progress", "")) for status in seen), seen
         yield runtime
 
 
+class Alone:
+    """transformers' `generate`, to which each prompt is the only one, and the judge of answers by it."""
+
+    def __init__(self) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
+        self._model = smollm2("sdpa")
+        self.chats = self.answer([prompt_ids(self.tokenizer, messages) for messages in QUESTIONS])
+
+    def answer(self, prompts: list[list[int]]) -> list[Solo]:
+        return solo_answers(self._model, prompts, COUNT)
+
+    def judge(self, texts: list[str], solos: list[Solo]) -> None:
+        assert_as_alone(compare_texts(self._model, solos, texts, partial(self.tokenizer.decode, skip_special_tokens=True)))
+
+
 @pytest.fixture(scope="module")
-def alone() -> list[tuple[str, float]]:
-    """What transformers' `generate` answers to each question when it is the only one, and its smallest gap (see support.parity).
-
-    Some of the answers end by themselves, others at COUNT tokens.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
-    solos = solo_answers(smollm2("sdpa"), [prompt_ids(tokenizer, messages) for messages in QUESTIONS], COUNT)
-    assert len({len(solo.tokens) for solo in solos}) > 1
-    return [(tokenizer.decode(solo.tokens, skip_special_tokens=True), solo.gap) for solo in solos]
-
-
-def assert_as_alone(answers: list[str], alone: list[tuple[str, float]]) -> None:
-    """Only where float32 cannot tell two tokens apart may an answer differ."""
-    differing = [number for number, (answer, (text, _)) in enumerate(zip(answers, alone, strict=True)) if answer != text]
-    print(f"{len(alone) - len(differing)} of {len(alone)} equal")
-    assert not [number for number in differing if alone[number][1] > CLEAR], (answers, alone)
-    assert len(differing) <= 1
+def alone() -> Alone:
+    """Some of its answers to QUESTIONS end by themselves, others at COUNT tokens."""
+    alone = Alone()
+    assert len({len(solo.tokens) for solo in alone.chats}) > 1
+    return alone
 
 
 def ask(runtime: RuntimeProcess, **body: object) -> dict[str, Any]:
@@ -87,6 +102,11 @@ def test_it_answers(smollm2_process: RuntimeProcess):
     assert choice["finish_reason"] == "stop"
 
 
+def test_it_says_how_long_it_took_to_load(smollm2_process: RuntimeProcess):
+    """Not more than from the process's start to ready; reading and packing half a gigabyte takes some tenths of a second at least."""
+    assert 0.1 < figure(smollm2_process, "jitney_model_load_seconds") < smollm2_process.start_seconds
+
+
 def test_a_seed_repeats_an_answer(smollm2_process: RuntimeProcess):
     first, again, other = (ask(smollm2_process, max_tokens=20, temperature=1, seed=seed)["choices"] for seed in (7, 7, 8))
     assert first == again != other
@@ -103,9 +123,7 @@ def test_a_prompt_that_leaves_room_for_one_token(smollm2_process: RuntimeProcess
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
-async def test_sixteen_chats_share_a_batch_and_each_answers_as_generate_does_alone(
-    smollm2_process: RuntimeProcess, alone: list[tuple[str, float]]
-):
+async def test_sixteen_chats_share_a_batch_and_each_answers_as_generate_does_alone(smollm2_process: RuntimeProcess, alone: Alone):
     names = ("jitney_step_seconds_count", "jitney_generation_tokens_total")
     before = [figure(smollm2_process, name) for name in names]
     async with httpx.AsyncClient(timeout=120) as client:
@@ -114,10 +132,10 @@ async def test_sixteen_chats_share_a_batch_and_each_answers_as_generate_does_alo
     print(f"{steps:.0f} steps made {tokens:.0f} tokens")
     assert tokens > 12 * COUNT
     assert steps < tokens / 4
-    assert_as_alone(list(together), alone)
+    alone.judge(together, alone.chats)
 
 
-async def test_bad_requests_and_a_full_queue_change_no_neighbours_answer(smollm2_process: RuntimeProcess, alone: list[tuple[str, float]]):
+async def test_bad_requests_and_a_full_queue_change_no_neighbours_answer(smollm2_process: RuntimeProcess, alone: Alone):
     """Two clients hold rows that never end by themselves; beside them 16 chats, and all that can be refused."""
     url = f"{smollm2_process.url}/v1/chat/completions"
     endless = {"model": "smollm2", **QUESTION, "max_tokens": 1900, "ignore_eos": True, "stream": True}
@@ -138,7 +156,21 @@ async def test_bad_requests_and_a_full_queue_change_no_neighbours_answer(smollm2
             assert not any(task.done() for task in neighbours)
             answers = await asyncio.gather(*neighbours)
         await until_figure(smollm2_process, "jitney_requests_running", 0)
-    assert_as_alone(list(answers), alone)
+    alone.judge(answers, alone.chats)
+
+
+async def test_completions_beside_chats_are_what_generate_makes_of_the_plain_prompt(smollm2_process: RuntimeProcess, alone: Alone):
+    """`generate` over `tokenizer(prompt)`, as its documentation has it; by text and by token ids, in one batch with chats."""
+    solos = alone.answer([alone.tokenizer(text)["input_ids"] for text in BEGINNINGS])
+    prompts = [*BEGINNINGS, *(solo.prompt for solo in solos)]
+    async with httpx.AsyncClient(timeout=120) as client:
+        chats = asyncio.gather(*(chat(client, smollm2_process, messages) for messages in QUESTIONS[:4]))
+        asked = ({"model": "smollm2", "prompt": prompt, "temperature": 0, "max_tokens": COUNT} for prompt in prompts)
+        answers = await asyncio.gather(*(client.post(f"{smollm2_process.url}/v1/completions", json=body) for body in asked))
+        alone.judge(await chats, alone.chats[:4])
+    assert {answer.status_code for answer in answers} == {200}
+    alone.judge([answer.json()["choices"][0]["text"] for answer in answers], solos + solos)
+    assert [answer.json()["usage"]["prompt_tokens"] for answer in answers] == [len(solo.prompt) for solo in solos] * 2
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer as Words
+from tokenizers import decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from jitney_runtime.errors import InvalidRequest
+from jitney_runtime.server.completion import CompletionRequest
 from jitney_runtime.text.chat import prompt_ids
 from jitney_runtime.text.detokenizer import Detokenizer
 from support.models import smollm2_folder
@@ -83,3 +86,53 @@ def test_a_folder_without_a_template(tmp_path: Path):
         (tmp_path / name).write_bytes((smollm2_folder() / name).read_bytes())
     with pytest.raises(InvalidRequest, match="has no chat template"):
         prompt_ids(AutoTokenizer.from_pretrained(tmp_path), [{"role": "user", "content": "Hi"}])
+
+
+@pytest.fixture(scope="module")
+def sentences() -> Any:
+    """As Llama 2's and Mistral's: a mark for each space, which the decoder takes from the beginning of a text; bytes for what has no token;
+    and a BOS token that the tokenizer adds by itself."""
+    tokens = ["<s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefghijklmnopqrstuvwxyz", "▁the", "▁bus", "▁stops"]
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "b"), ("▁b", "u"), ("▁bu", "s")]
+    tokens += ["▁t", "▁th", "▁b", "▁bu"]
+    words = Words(models.BPE({token: place for place, token in enumerate(tokens)}, merges, unk_token="<unk>", byte_fallback=True))
+    words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
+
+
+def test_the_tokenizers_own_bos_token_is_there(sentences: Any, tokenizer: Any):
+    for words in (sentences, tokenizer):
+        for text in ("the bus", "x"):
+            request = CompletionRequest(model="m", prompt=text)
+            assert request.prompt_ids(words) == words(text)["input_ids"]
+    assert CompletionRequest(model="m", prompt="the").prompt_ids(sentences)[0] == sentences.bos_token_id
+    assert CompletionRequest(model="m", prompt="").prompt_ids(sentences) == [sentences.bos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [("the", " bus stops"), ("th", "e bus"), ("a 🚌🚏", "🚌 the"), ("日本語", "日 bus"), ("x 🚌🚏🚌", "the 🚏")],
+)
+def test_a_completion_goes_on_where_its_prompt_ends(sentences: Any, prompt: str, answer: str):
+    """Decoded alone the answer would lose its first space, or take the prompt's bytes for half a character."""
+    request = CompletionRequest(model="m", prompt=prompt)
+    ids = request.prompt_ids(sentences)
+    detokenizer = request.detokenizer(sentences, ids)
+    answered = sentences(prompt + "|" + answer, add_special_tokens=False)["input_ids"]
+    answered = answered[answered.index(sentences.convert_tokens_to_ids("<0x7C>")) + 1 :]
+    pieces = [detokenizer.add(token) for token in answered]
+    assert "".join(pieces) + detokenizer.finish() == answer
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_completions_of_the_test_model_go_on_too(tokenizer: Any):
+    for text in TEXTS:
+        tokens = tokenizer.encode(text)
+        for place in range(1, len(tokens)):
+            start = tokenizer.decode(tokens[:place])
+            if "\ufffd" in start:
+                continue
+            detokenizer = Detokenizer(tokenizer, after=tokens[:place])
+            assert start + "".join(detokenizer.add(token) for token in tokens[place:]) + detokenizer.finish() == text

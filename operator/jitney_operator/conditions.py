@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jitney_operator.api import LABEL, Json, ModelDeployment
-from jitney_operator.failures import Failure
+from jitney_operator.failure import Failure
 from jitney_operator.observed import Observed, Pod
 from jitney_operator.reasons import REASONS, STALLING
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jitney_operator import conditions, failures, reasons
+from jitney_operator import conditions, exits, failure, reasons
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -16,10 +16,10 @@ def test_the_page_of_reasons_is_the_table_in_the_code():
 
 
 def test_every_failure_has_its_line():
-    words = {*failures.EXIT_CODES.values(), *failures.SCHEDULING, *failures.ADVICE, *conditions.LOADING, *reasons.STALLING}
+    words = {*exits.EXIT_CODES.values(), *failure.SCHEDULING, *failure.ADVICE, *conditions.LOADING, *reasons.STALLING}
     assert not words - set(reasons.REASONS)
-    assert all("Scheduled" in reasons.REASONS[word].conditions for word in failures.SCHEDULING)
-    assert all("ModelLoaded" in reasons.REASONS[word].conditions for word in failures.EXIT_CODES.values())
+    assert all("Scheduled" in reasons.REASONS[word].conditions for word in failure.SCHEDULING)
+    assert all("ModelLoaded" in reasons.REASONS[word].conditions for word in exits.EXIT_CODES.values())
 
 
 def test_a_reason_that_stands_on_no_such_condition_cannot_be_written():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jitney_gateway.local.runtime import FINAL
-from jitney_operator import builders, conditions, failures, resolve
+from jitney_operator import builders, conditions, exits, resolve
 from jitney_operator.api import CONTAINER, PORT, ModelDeployment
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.settings import Profile, Settings
@@ -72,11 +72,11 @@ def test_every_exit_code_has_its_reason():
     causes = [
         cause for _, cause in inspect.getmembers(errors, inspect.isclass) if issubclass(cause, StartError) and cause is not StartError
     ]
-    assert {cause.exit_code: cause.__name__ for cause in causes} == {code: word for code, word in failures.EXIT_CODES.items() if code > 2}
+    assert {cause.exit_code: cause.__name__ for cause in causes} == {code: word for code, word in exits.EXIT_CODES.items() if code > 2}
 
 
 def test_a_local_launch_tries_again_only_what_may_pass_by_itself():
-    assert set(failures.EXIT_CODES) - FINAL == {1, errors.HubUnreachable.exit_code}
+    assert set(exits.EXIT_CODES) - FINAL == {1, errors.HubUnreachable.exit_code}
 
 
 def test_every_stage_is_a_reason():

@@ -1,0 +1,80 @@
+"""What the scheduler and the nodes did with a pod: no place for it, thrown out again, or its node silent. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from jitney_operator.failure import ADVICE, Failure
+from jitney_operator.observed import Observed, Pod
+
+# Words for a GPU that a node or its container runtime cannot give.
+DEVICES = re.compile(r"\bcdi\b|nvidia|gpu|cuda|device", re.IGNORECASE)
+# Seconds between the end of a pod that was thrown out and the making of the one in its place.
+REPLACED_WITHIN = 120
+
+
+def unscheduled(pod: Pod, draining: bool) -> Failure | None:
+    condition = pod.condition("PodScheduled")
+    if condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
+        return None
+    # What the scheduler says of preemption changes with every attempt and helps nobody.
+    message = condition.get("message", "").split(" preemption:")[0]
+    if re.search(r"Insufficient \S*gpu", message):
+        if draining:
+            return Failure("WaitingForDrain", "A pod that is finishing its answers still holds the GPU.", pod.name)
+        return Failure("InsufficientGPU", f"No node has a free GPU of the profile: {message}", pod.name)
+    if "Insufficient memory" in message:
+        return Failure("InsufficientMemory", f"No node has enough free memory: {message}", pod.name)
+    claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
+    if claim:
+        return Failure("ClaimNotFound", f"There is no PersistentVolumeClaim {claim[1]} here; create it or change spec.model.", pod.name)
+    if "unbound immediate PersistentVolumeClaims" in message:
+        message = "a claim of its is not bound to a volume; `kubectl describe pvc` says why (often there is no such StorageClass)."
+    return Failure("Unschedulable", f"No node takes the pod: {message}", pod.name)
+
+
+def lost(pod: Pod) -> Failure | None:
+    """Only the node controller calls a pod not ready whose containers are: the node that would know has fallen silent."""
+    condition = pod.condition("Ready")
+    silent = condition.get("status") != "True" and pod.condition("ContainersReady").get("status") == "True"
+    if not silent or condition.get("reason") == "ReadinessGatesNotReady":
+        return None
+    node = pod.body.get("spec", {}).get("nodeName", "")
+    return Failure("NodeLost", f"The node {node} has fallen silent; Kubernetes makes another pod when it gives the node up.", pod.name)
+
+
+def of_the_one_before(observed: Observed, pods: tuple[Pod, ...], told: str) -> Failure | None:
+    """Pods that the node threw out are replaced at once, and the next one starts as if nothing had been: until one is ready, why counts."""
+    if not pods:
+        # Between the end of one and the making of the next, what was told still holds.
+        return next((_thrown_out(pod) for pod in observed.pods if pod.over and pod.name == told), None)
+    if any(pod.ready for pod in pods):
+        return None
+    oldest = min(pod.created for pod in pods)
+    thrown_out = [pod for pod in observed.pods if pod.over and pod.template == pods[0].template and pod.failed_at]
+    recent = [pod for pod in thrown_out if abs((_moment(oldest) - _moment(pod.failed_at)).total_seconds()) < REPLACED_WITHIN]
+    return _thrown_out(max(recent, key=lambda pod: pod.failed_at)) if recent else None
+
+
+def _thrown_out(pod: Pod) -> Failure | None:
+    status = pod.body.get("status", {})
+    # What follows the first sentence are figures of the moment.
+    words = str(status.get("message", "")).split(". ")[0].partition(", requested:")[0].rstrip(".")
+    match status.get("reason"):
+        case str(reason) if reason.startswith("OutOf"):
+            kind = "InsufficientGPU" if "gpu" in reason else "InsufficientMemory" if reason == "OutOfmemory" else "Unschedulable"
+            return Failure(kind, f"The node refused the pod: {words}.", pod.name)
+        case "Evicted" if re.search(r"ephemeral|emptydir|disk|inode|fs", words, re.IGNORECASE):
+            return Failure("DiskFull", f"The node threw the pod out: {words}. {ADVICE['DiskFull']}", pod.name)
+        case "Evicted" if "memory" in words:
+            return Failure("OutOfMemory", f"The node threw the pod out: {words}. {ADVICE['OutOfMemory']}", pod.name)
+        case "UnexpectedAdmissionError" if DEVICES.search(words):
+            return Failure("DeviceNotFound", f"The node refused the pod: {words}. {ADVICE['DeviceNotFound']}", pod.name)
+        case "Evicted" | "UnexpectedAdmissionError" | "NodeAffinity":
+            return Failure("CrashLoop", f"The node threw the pod out: {words}.", pod.name)
+    return None
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -120,7 +120,8 @@ def test_a_start_that_takes_too_long(hub: Hub, apply, situation: Situation) -> N
 
 
 def test_how_far_a_start_is(hub: Hub, apply, situation: Situation, eye: Eye, kubectl: Kubectl, namespace: str) -> None:
-    """Bytes of a download and parts of a load, moving while they do; on a third of a core they take a while."""
+    """Bytes of a download, moving while they do, then parts of a load, which is over before it may be told again: a longer one moves in
+    tests/integration/test_operator.py."""
     hub.repositories[MODEL] = model_folder()
     hub.pace = 60_000_000
     slow = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "300m", "memory": "2Gi"}}
@@ -129,7 +130,7 @@ def test_how_far_a_start_is(hub: Hub, apply, situation: Situation, eye: Eye, kub
     states = [found["status"] for found in eye.seen("modeldeployments") if found["metadata"]["namespace"] == namespace]
     told = list(dict.fromkeys(status["progress"] for status in states if "progress" in status))
     print("", *told, sep="\n")
-    for step, least in (("downloading", 3), ("loading", 2)):
+    for step, least in (("downloading", 3), ("loading", 1)):
         amounts = [float(found[1]) for line in told if (found := re.match(rf"{step} ([\d.]+)", line))]
         assert amounts == sorted(set(amounts))
         assert len(amounts) >= least

@@ -132,8 +132,8 @@ def test_how_far_a_start_is(hub: Hub, apply, situation: Situation, eye: Eye, kub
     print("", *told, sep="\n")
     for step, least in (("downloading", 3), ("loading", 1)):
         amounts = [float(found[1]) for line in told if (found := re.match(rf"{step} ([\d.]+)", line))]
-        assert amounts == sorted(set(amounts))
-        assert len(amounts) >= least
+        assert amounts == sorted(amounts)
+        assert len(set(amounts)) >= least
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ class Progress:
         self.step = Step(Stage.LOADING, "starting")
 
     def downloading(self, done: int, total: int) -> None:
-        self.step = Step(Stage.DOWNLOADING, f"downloading {done / 1e9:.1f}/{total / 1e9:.1f} GB")
+        """Bytes that are there, of how many; a small model's in megabytes, or nothing would move."""
+        words = f"{done / 1e9:.1f}/{total / 1e9:.1f} GB" if total >= 1e9 else f"{done / 1e6:.0f}/{total / 1e6:.0f} MB"
+        self.step = Step(Stage.DOWNLOADING, f"downloading {words}")
 
     def loading(self, percent: int | None = None) -> None:
         self.step = Step(Stage.LOADING, "loading" if percent is None else f"loading {percent} %")

@@ -189,7 +189,7 @@ def _on_the_way(facts: Facts) -> str | None:
         return None
     if not pod.placed:
         return "waiting for a node"
-    return f"starting on {pod.body['spec']['nodeName']}" if pod.being_made else None
+    return f"starting on {pod.body['spec']['nodeName']}" if pod.being_made or pod.starting else None
 
 
 def _entry(condition: Condition, generation: int, before: Json | None, now: str) -> Json:

@@ -162,8 +162,9 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
     verdict = next(condition for condition in conditions if condition.type == "Ready")
     result: Json = {
         "observedGeneration": mdep.generation,
-        "replicas": facts.observed.count("replicas"),
-        "updatedReplicas": facts.observed.count("updatedReplicas"),
+        # Counted from the pods as the Deployment controller does, which tells it a moment later: a line that says nothing new would follow.
+        "replicas": sum(not pod.leaving and not pod.over for pod in facts.observed.pods),
+        "updatedReplicas": len(facts.pods),
         "readyReplicas": facts.observed.count("readyReplicas"),
         "selector": f"{LABEL}={mdep.name}",
         "ready": f"{facts.observed.count('readyReplicas')}/{facts.wanted}",

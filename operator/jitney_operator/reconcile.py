@@ -23,10 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Children change in bursts; looked at once a little later they cost one status write instead of several.
 SETTLE = 0.1
-# Seconds between two writes that tell nothing but how far a pod has come, and until counters that no column shows are told alone: what a
-# person watches changes soon after, and one line tells both.
-PROGRESS_PACE, COUNTERS_PACE = 5.0, 1.0
-COUNTERS = ("replicas", "updatedReplicas")
+# Seconds between two writes that tell nothing but how far a pod has come.
+PROGRESS_PACE = 5.0
 # Seconds until an Event that could not be posted is tried again.
 TELL_AGAIN = 5.0
 
@@ -155,9 +153,10 @@ class Reconciler:
             self._untold.setdefault(key, []).append(event)
 
     def _may_wait(self, mdep: ModelDeployment, status: Json) -> bool:
-        """A line of progress moves all the time, and counters run ahead of what they count for; everything else is written at once."""
-        pace = due_after(mdep.status, status)
-        wait = self._reported.get(mdep.key, float("-inf")) + pace - asyncio.get_running_loop().time()
+        """A line of progress moves all the time: it is written at most once in PROGRESS_PACE seconds, everything else at once."""
+        if {**status, "progress": None} != {**mdep.status, "progress": None}:
+            return False
+        wait = self._reported.get(mdep.key, float("-inf")) + PROGRESS_PACE - asyncio.get_running_loop().time()
         if wait > 0:
             self._queue.add_after(mdep.key, wait)
         return wait > 0
@@ -178,11 +177,3 @@ class Reconciler:
                     logger.warning("%s: the Event %s is refused: %s", key, untold[0]["reason"], error)
             del untold[0]
         self._untold.pop(key, None)
-
-
-def due_after(before: Json, status: Json) -> float:
-    """Seconds after the last write at which this one is due; pure."""
-    changed = {name for name in before.keys() | status.keys() if before.get(name) != status.get(name)}
-    if changed <= {"progress"}:
-        return PROGRESS_PACE
-    return COUNTERS_PACE if changed <= {"progress", *COUNTERS} else 0.0

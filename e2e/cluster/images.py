@@ -90,7 +90,9 @@ class Image:
 
 OPERATOR = Image("jitney-operator", "operator/Containerfile", ("operator/jitney_operator",))
 RUNTIME = Image("jitney-runtime", "runtime/Containerfile", ("runtime/build_kernels.py", "runtime/jitney_runtime"))
-OURS = (OPERATOR, RUNTIME)
+_CATALOGUE = ("operator/jitney_operator/__init__.py", "operator/jitney_operator/catalogue.yaml")
+GATEWAY = Image("jitney-gateway", "gateway/Containerfile", ("gateway/jitney_gateway", *_CATALOGUE))
+OURS = (OPERATOR, RUNTIME, GATEWAY)
 
 
 class Builder:

@@ -20,13 +20,25 @@ def test_lint_has_nothing_to_say(kubectl: Kubectl) -> None:
     assert "0 chart(s) failed" in kubectl.helm("lint", "--strict", str(installation.CHART))
 
 
-@pytest.mark.parametrize("wrong", ["replica=2", "config.profiles.cpu.memry=1Gi", "config.profiles=null", "logLevel=loud"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "replica=2",
+        "config.profiles.cpu.memry=1Gi",
+        "config.profiles=null",
+        "logLevel=loud",
+        "gateway.port=1",
+        "gateway.limits.maxRequests=0",
+    ],
+)
 def test_a_wrong_value_is_refused(kubectl: Kubectl, wrong: str) -> None:
     with pytest.raises(CommandFailed, match="values"):
         kubectl.helm("template", str(installation.CHART), "--set", wrong)
 
 
-@pytest.mark.parametrize("setting", ["replicas=2", "watchNamespaces={default}", "crds.enabled=false", "metrics.service=false"])
+@pytest.mark.parametrize(
+    "setting", ["replicas=2", "watchNamespaces={default}", "crds.enabled=false", "metrics.service=false", "gateway.enabled=true"]
+)
 def test_the_api_server_accepts_every_object(kubectl: Kubectl, operator: None, setting: str) -> None:
     objects = kubectl.helm("template", "other", str(installation.CHART), "-n", installation.NAMESPACE, "--set", setting)
     kubectl("apply", "--dry-run=server", "--server-side", "--force-conflicts", "-f", "-", input=objects)

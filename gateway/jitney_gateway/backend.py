@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
+from jitney_gateway.destination import Destination
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import Model
 
@@ -27,4 +29,28 @@ class Backend(Protocol):
 
     async def terminate(self, uid: str) -> None:
         """Return once no process or pod of it is left to be asked."""
+        ...
+
+    def destination(self, uid: str) -> Destination | None:
+        """Where requests for it go. Asks nobody, and so may be a moment late; None where no such model is known."""
+        ...
+
+    def uids(self) -> list[str]:
+        """Of all models that `destination` knows."""
+        ...
+
+    async def wake(self, uid: str) -> None:
+        """Ask for a replica of a model that is asleep; returns before it is there."""
+        ...
+
+    async def moved(self) -> None:
+        """Return when a destination may have changed."""
+        ...
+
+    def unready(self) -> str:
+        """Why this front door should get no requests now; empty where it should."""
+        ...
+
+    async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        """The last `lines` of one replica, by default the first; with `follow` also what it writes from now on, until it is gone."""
         ...

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from jitney_gateway.catalogue import Catalogue
+from jitney_gateway.destination import Destination, of_model
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import ERROR, LOADING, READY, Model, Replica
 from jitney_gateway.server import app
@@ -42,6 +43,21 @@ class Fixed:
 
     async def find(self, uid: str) -> Model | None:
         return next((model for model in self._models if model.uid == uid), None)
+
+    def destination(self, uid: str) -> Destination | None:
+        return next((of_model(model) for model in self._models if model.uid == uid), None)
+
+    def uids(self) -> list[str]:
+        return [model.uid for model in self._models]
+
+    async def wake(self, uid: str) -> None:
+        raise NotImplementedError
+
+    async def moved(self) -> None:
+        raise NotImplementedError
+
+    def unready(self) -> str:
+        return ""
 
 
 def model(uid: str, status: str, address: str = "http://127.0.0.1:9", message: str = "") -> Model:

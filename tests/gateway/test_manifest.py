@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from jitney_gateway.destination import Prospect
 from jitney_gateway.errors import GatewayError
-from jitney_gateway.kubernetes.manifest import LONGEST_NAME, model_of, name_of, resource
+from jitney_gateway.kubernetes.manifest import LONGEST_NAME, model_of, name_of, resource, without_pods
 from jitney_gateway.launch import Launch
 from jitney_gateway.progress import share
 
@@ -67,13 +68,37 @@ def conditions(**found: str) -> list[dict[str, str]]:
     ],
 )
 def test_the_state_of_a_model_is_its_resources(status: dict[str, Any], expected: str):
-    assert model_of(body(**status)).status == expected
+    assert model_of(body(**status), "chat").status == expected
 
 
-def test_a_rollout_is_answered_by_the_pods_that_are_there():
-    model = model_of(body(conditions=conditions(Ready="False", Available="True")))
-    assert (model.status, model.replicas[0].status) == ("LOADING", "READY")
-    assert model.uid == "chat"
+def asked(status: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    found = body(**status)
+    return {**found, "spec": found["spec"] | spec}
+
+
+STALLED = {"conditions": conditions(Ready="False", Stalled="True")}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (asked({}), Prospect.COMING),
+        (asked({"conditions": conditions(Ready="True")}), Prospect.COMING),
+        (asked({}, replicas=0), Prospect.ASLEEP),
+        (asked({}, replicas=0, suspend=True), Prospect.SUSPENDED),
+        (asked({}, replicas=0, autoscaling={"maxReplicas": 2}), Prospect.COMING),
+        (asked(STALLED), Prospect.FAILED),
+        (asked(STALLED, replicas=0), Prospect.FAILED),
+        (asked(STALLED | {"observedGeneration": 1}, replicas=0), Prospect.ASLEEP),
+        ({**asked({}), "metadata": body()["metadata"] | {"deletionTimestamp": "2026-01-02T00:00:00Z"}}, Prospect.FAILED),
+    ],
+)
+def test_what_a_request_meets_without_pods(found: dict[str, Any], expected: Prospect):
+    assert without_pods(found)[0] is expected
+
+
+def test_the_resources_words_are_told():
+    assert without_pods(asked(STALLED))[1] == "R: m"
 
 
 @pytest.mark.parametrize(

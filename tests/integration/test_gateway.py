@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from xinference_client import RESTfulClient
 
-from cluster import ports
 from cluster.control_plane import ControlPlane
 from support import children
+from support.gateway import running_gateway
 from support.namespaces import Namespace
 from support.operator import Operator
 
@@ -31,35 +27,10 @@ def operator(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Itera
         yield operator
 
 
-@contextmanager
-def running_gateway(namespace: Namespace, folder: Path) -> Iterator[str]:
-    """Its address."""
-    port, log = ports.free(1)[0], folder / f"gateway-{os.urandom(3).hex()}.log"
-    environment = {"KUBECONFIG": str(namespace.plane.kubeconfig), "JITNEY_NAMESPACE": namespace.name}
-    environment |= {"JITNEY_HTTP_PORT": str(port), "JITNEY_HOST": "127.0.0.1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jitney_gateway.kubernetes"], stdout=output, stderr=output, env=os.environ | environment
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(200):
-            try:
-                httpx.get(f"{url}/livez")
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, log.read_text()
-                threading.Event().wait(0.1)
-        yield url
-    finally:
-        process.terminate()
-        assert process.wait(20) == 0, log.read_text()
-
-
 @pytest.fixture
 def url(namespace: Namespace, tmp_path: Path) -> Iterator[str]:
-    with running_gateway(namespace, tmp_path) as url:
-        yield url
+    with running_gateway(namespace, tmp_path) as gateway:
+        yield gateway.url
 
 
 def test_a_launch_is_a_resource_and_waits_for_ready(namespace: Namespace, operator: Operator, url: str):
@@ -83,9 +54,9 @@ def test_what_kubectl_made_is_listed_by_every_front_door(namespace: Namespace, o
     """Two side by side; neither keeps anything."""
     namespace.create("made-by-hand", model="smollm2-instruct", size="0.135", servedModelName="hand.made")
     with running_gateway(namespace, tmp_path) as other:
-        for address in (url, other):
+        for address in (url, other.url):
             assert "hand.made" in RESTfulClient(address).list_models()
-        RESTfulClient(other).terminate_model("hand.made")
+        RESTfulClient(other.url).terminate_model("hand.made")
         assert not RESTfulClient(url).list_models()
 
 

@@ -225,8 +225,9 @@ class Proxy:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "accept-encoding")}
         url = self._server + request.raw_path
         async with self._session.request(request.method, url, headers=headers, data=await request.read() or None) as upstream:
+            whole = b""
             if isinstance(fault, Then):
-                await upstream.read()
+                whole = await upstream.read()
                 fault.action()
             response = web.StreamResponse(status=upstream.status, headers={"Content-Type": upstream.headers.get("Content-Type", "")})
             if "Retry-After" in upstream.headers:
@@ -235,6 +236,8 @@ class Proxy:
             match fault:
                 case Silence():
                     await asyncio.Event().wait()
+                case Then():
+                    await response.write(whole)
                 case Torn(proper):
                     await self._tear(request, response, await upstream.content.readline(), proper)
                 case _ if seen.watches:

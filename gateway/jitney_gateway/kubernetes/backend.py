@@ -1,111 +1,166 @@
-"""A Backend on the Kubernetes API. It keeps nothing: every answer is read from the cluster."""
+"""A Backend on the Kubernetes API. It keeps nothing but what it sees: launches and lists are the cluster's own answers, and where chats go
+is known from watches."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-from typing import Any, Self
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Self
 from urllib.parse import urlencode
 
-import aiohttp
-from kubernetes.aio import client, config
-
+from jitney_gateway.destination import Destination
 from jitney_gateway.errors import GatewayError, unknown_model
 from jitney_gateway.kubernetes import manifest
+from jitney_gateway.kubernetes.cluster import AGENT, Cluster
+from jitney_gateway.kubernetes.models import Names
+from jitney_gateway.kubernetes.sight import Sight
+from jitney_gateway.kubernetes.waking import Waking
 from jitney_gateway.launch import Launch
-from jitney_gateway.model import ERROR, READY, Json, Model
+from jitney_gateway.model import ERROR, LOADING, READY, Json, Model, Replica
 
-PERIOD = 0.5
-TIMEOUT = 30
+# A launch that waits looks so often even when nothing is told, for the sake of PATIENCE.
+PERIOD = 5.0
 # A cause that may pass by itself is waited for so long before the caller is told of it.
 PATIENCE = 60.0
 
 
 class KubernetesBackend:
-    """Launches into one namespace; lists and serves what is there, whoever made it."""
+    """Launches into one namespace; lists and serves what is there and in the others that it is told of, whoever made it."""
 
-    def __init__(self, api: Any, namespace: str) -> None:
-        self._api, self._namespace = api, namespace
-        self._path = f"/apis/{manifest.GROUP}/{manifest.VERSION}/namespaces/{namespace}/{manifest.PLURAL}"
+    def __init__(self, cluster: Cluster, home: str, namespaces: tuple[str, ...] | None) -> None:
+        """`namespaces` has `home`; None: all."""
+        self._cluster, self._home, self._namespaces = cluster, home, namespaces
+        self.sight = Sight(cluster, home, namespaces)
+        self._waking = Waking(cluster, self.sight.models)
+        # Why nothing is to be sent here any more, and whether nothing is taken any more.
+        self._leaving, self._refusing = "", False
 
     @classmethod
-    async def connect(cls, namespace: str) -> Self:
-        """From KUBECONFIG when it is set, else with the pod's service account."""
-        if os.environ.get("KUBECONFIG"):
-            await config.load_kube_config()
-        else:
-            config.load_incluster_config()
-        return cls(client.ApiClient(), namespace)
+    async def connect(cls, home: str, namespaces: tuple[str, ...] | None) -> Self:
+        """Its watches begin, and go on until it is closed."""
+        backend = cls(await Cluster.connect(), home, namespaces)
+        backend.sight.start()
+        return backend
+
+    async def leave(self, seconds: float) -> None:
+        """Unready at once; requests are still taken for so long, and then those that are held are let go."""
+        self._leaving = "leaving"
+        await asyncio.sleep(seconds)
+        self._refusing = True
+        self.sight.bell.ring()
 
     async def close(self) -> None:
-        await self._api.close()
+        await self.sight.stop()
+        await self._cluster.close()
+
+    # Launches
 
     async def launch(self, launch: Launch) -> str:
         uid = launch.uid or launch.name.rpartition("/")[2]
-        body = manifest.resource(launch, uid, self._namespace)
-        query = urlencode({"fieldValidation": "Strict", "fieldManager": "jitney-gateway"})
-        status, answer = await self._request("POST", f"{self._path}?{query}", body)
+        body = manifest.resource(launch, uid, self._home)
+        query = urlencode({"fieldValidation": "Strict", "fieldManager": AGENT})
+        status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{query}", body)
         if status == 409:
             raise GatewayError(400, f"Model is already in the model list, uid: {uid}", code="model_exists")
         if status >= 400:
             raise manifest.refused(status, answer.get("message", ""))
+        self.sight.models.put(answer)
         return uid
 
     async def ready(self, uid: str) -> None:
         failing_since: float | None = None
         loop = asyncio.get_running_loop()
         while True:
-            body = await self._find(uid)
+            self._stay()
+            body = self.sight.models.names.find(uid)
             if body is None:
                 raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
-            model = manifest.model_of(body)
+            model = manifest.model_of(body, uid)
             if model.status == READY:
                 return
             failing = bool((body.get("status") or {}).get("lastFailure"))
             failing_since = (failing_since or loop.time()) if failing else None
             if model.status == ERROR or (failing_since is not None and loop.time() - failing_since > PATIENCE):
                 raise GatewayError(500, model.message, code="launch_failed")
-            await asyncio.sleep(PERIOD)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.sight.bell.wait(), PERIOD)
 
     async def models(self) -> list[Model]:
-        status, answer = await self._request("GET", self._path)
-        if status >= 400:
-            raise manifest.refused(status, answer.get("message", ""))
-        return sorted((manifest.model_of(body) for body in answer["items"]), key=lambda model: model.uid)
+        bodies, names = await self._read()
+        return sorted((self._model(body, names) for body in bodies), key=lambda model: model.uid)
 
     async def find(self, uid: str) -> Model | None:
-        body = await self._find(uid)
-        return manifest.model_of(body) if body else None
-
-    async def _find(self, uid: str) -> Json | None:
-        """By the name that launches give; what kubectl made may have any."""
-        status, body = await self._request("GET", f"{self._path}/{manifest.name_of(uid)}")
-        if status == 200 and body["spec"].get("servedModelName", body["metadata"]["name"]) == uid:
-            return body
-        status, answer = await self._request("GET", self._path)
-        if status >= 400:
-            raise manifest.refused(status, answer.get("message", ""))
-        named = (body for body in answer["items"] if body["spec"].get("servedModelName", body["metadata"]["name"]) == uid)
-        return next(named, None)
+        _, names = await self._read()
+        body = names.find(uid)
+        return self._model(body, names) if body else None
 
     async def terminate(self, uid: str) -> None:
-        body = await self._find(uid)
+        _, names = await self._read()
+        body = names.find(uid)
         if body is None:
-            raise unknown_model(uid, [model.uid for model in await self.models()])
-        name, own = body["metadata"]["name"], body["metadata"]["uid"]
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "preconditions": {"uid": own}}
-        status, answer = await self._request("DELETE", f"{self._path}/{name}", options)
+            raise unknown_model(uid, names.uids())
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        options |= {"preconditions": {"uid": body["metadata"]["uid"]}}
+        status, answer = await self._cluster.request("DELETE", manifest.path(body), options)
         if status >= 400 and status != 404:
             raise manifest.refused(status, answer.get("message", ""))
+        self.sight.models.drop(body)
 
-    async def _request(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
-        """Status and body; GatewayError (503) where the API server does not answer."""
-        headers: dict[str, str] = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "jitney-gateway"}
-        await self._api.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
-        try:
-            url = self._api.configuration.host + path
-            response = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=TIMEOUT)
-            return response.status, json.loads(await response.read())
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise GatewayError(503, f"the Kubernetes API does not answer: {error}", retry_after=5) from error
+    async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        """`replica` is a pod's name, or its number in the order of their names."""
+        _, names = await self._read()
+        body = names.find(uid)
+        if body is None:
+            raise unknown_model(uid, names.uids())
+        pods = f"/api/v1/namespaces/{body['metadata']['namespace']}/pods"
+        found, _ = await self._cluster.list(pods, {"labelSelector": f"{manifest.LABEL}={body['metadata']['name']}"})
+        there = sorted(item["metadata"]["name"] for item in found)
+        pod = replica if replica in there else dict(enumerate(there)).get(int(replica or 0)) if (replica or "0").isdecimal() else None
+        if pod is None:
+            raise GatewayError(
+                404, f"{uid} has no replica {replica or 0}; its pods are: {', '.join(there) or 'none'}", code="replica_not_found"
+            )
+        query = urlencode({"container": "runtime", "tailLines": lines, "follow": str(follow).lower()})
+        return await self._cluster.text(f"{pods}/{pod}/log?{query}")
+
+    async def _read(self) -> tuple[list[Json], Names]:
+        """As it is now: a person who has just launched at another front door, or with kubectl, expects to see it here."""
+        bodies: list[Json] = []
+        for namespace in self._namespaces or (None,):
+            bodies += (await self._cluster.list(self._path(namespace)))[0]
+        return bodies, Names(bodies, self._home)
+
+    def _path(self, namespace: str | None) -> str:
+        return f"{manifest.API}/namespaces/{namespace}/{manifest.PLURAL}" if namespace else f"{manifest.API}/{manifest.PLURAL}"
+
+    def _model(self, body: Json, names: Names) -> Model:
+        pods = tuple(Replica(pod.name, pod.address, READY if pod.ready else LOADING) for pod in self.sight.pods(body))
+        return manifest.model_of(body, names.uid_of(body), pods)
+
+    # Where chats go
+
+    def destination(self, uid: str) -> Destination | None:
+        self._stay()
+        if not self.sight.complete:
+            raise GatewayError(503, "this front door has just started and does not know its models yet", code="starting", retry_after=1)
+        return self.sight.destination(uid)
+
+    def _stay(self) -> None:
+        """Nobody is kept waiting here once it leaves."""
+        if self._refusing:
+            raise GatewayError(503, "this front door is leaving: send the request again", code="leaving", retry_after=1)
+
+    def uids(self) -> list[str]:
+        return self.sight.models.names.uids()
+
+    async def wake(self, uid: str) -> None:
+        body = self.sight.models.names.find(uid)
+        if body is not None:
+            await self._waking.wake(body)
+
+    async def moved(self) -> None:
+        await self.sight.bell.wait()
+
+    def unready(self) -> str:
+        return self._leaving or ("" if self.sight.complete else "starting")

@@ -7,12 +7,15 @@ import re
 from datetime import datetime
 from typing import Any
 
+from jitney_gateway.destination import Prospect
 from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import ERROR, LOADING, READY, Json, Model, Replica
 from jitney_gateway.progress import share
 
 GROUP, VERSION, PLURAL, KIND = "serving.jitney.dev", "v1alpha1", "modeldeployments", "ModelDeployment"
+API = f"/apis/{GROUP}/{VERSION}"
+LABEL = f"{GROUP}/model-deployment"
 # A Service gets this name, and needs room for a pod's suffix.
 LONGEST_NAME = 52
 
@@ -60,16 +63,20 @@ def _arguments(launch: Launch) -> list[str]:
     return [*(("--dtype", launch.dtype) if launch.dtype else ()), *(("--trust-remote-code",) if launch.trust_remote_code else ())]
 
 
-def model_of(body: Json) -> Model:
-    """A ModelDeployment, whoever made it."""
+def path(body: Json) -> str:
+    """Of a ModelDeployment at the API server."""
+    return f"{API}/namespaces/{body['metadata']['namespace']}/{PLURAL}/{body['metadata']['name']}"
+
+
+def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
+    """A ModelDeployment, whoever made it, and its pods."""
     spec, status, metadata = body["spec"], body.get("status", {}), body["metadata"]
     resolved = status.get("resolved") or {}
     found = {entry["type"]: entry for entry in status.get("conditions", ())}
     current = status.get("observedGeneration") == metadata.get("generation")
-    uid = spec.get("servedModelName", metadata["name"])
     launch = Launch(
         name=spec["model"],
-        uid=uid,
+        uid=spec.get("servedModelName", metadata["name"]),
         size=resolved.get("size"),
         quantization=spec.get("quantization", "none"),
         replicas=spec.get("replicas", 1),
@@ -81,13 +88,11 @@ def model_of(body: Json) -> Model:
     ready, answers = found.get("Ready", {}), found.get("Available", {}).get("status") == "True"
     words = status.get("progress", "")
     state = _state(ready if current else {}, found.get("Stalled") if current else None, answers)
-    address = f"http://{metadata['name']}.{metadata['namespace']}.svc:80"
     return Model(
         uid=uid,
         launch=launch,
         status=state,
-        # The Service leads to the pods that are ready, so to the front door it is one address.
-        replicas=(Replica("0", address, READY if answers else state),),
+        replicas=replicas,
         progress=1.0 if state == READY else share(words),
         stage="ready" if state == READY else ("downloading" if words.startswith("downloading") else "loading"),
         message=f"{ready['reason']}: {ready['message']}" if ready and state != READY else "",
@@ -101,6 +106,25 @@ def _state(ready: dict[str, Any], stalled: dict[str, Any] | None, answers: bool)
     if ready.get("status") == "True" and answers:
         return READY
     return ERROR if stalled and stalled.get("status") == "True" else LOADING
+
+
+def without_pods(body: Json) -> tuple[Prospect, str]:
+    """What a request meets while no pod of it is ready, and the resource's own words for it."""
+    spec, status, metadata = body["spec"], body.get("status", {}), body["metadata"]
+    found = {entry["type"]: entry for entry in status.get("conditions", ())}
+    current = status.get("observedGeneration") == metadata.get("generation")
+    ready = found.get("Ready", {}) if current else {}
+    words = f"{ready['reason']}: {ready['message']}" if ready else "the operator has not seen its newest spec yet"
+    if "deletionTimestamp" in metadata:
+        return Prospect.FAILED, "it is being deleted"
+    if spec.get("suspend"):
+        return Prospect.SUSPENDED, "set spec.suspend to false to serve it again"
+    if current and found.get("Stalled", {}).get("status") == "True":
+        return Prospect.FAILED, words
+    # With autoscaling spec.replicas is only where it begins, and the operator has the say.
+    if spec.get("replicas", 1) == 0 and "autoscaling" not in spec:
+        return Prospect.ASLEEP, words
+    return Prospect.COMING, words
 
 
 def refused(status: int, message: str) -> GatewayError:

@@ -7,13 +7,16 @@ import dataclasses
 import logging
 import secrets
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jitney_gateway.catalogue import Catalogue
+from jitney_gateway.destination import Destination, of_model
 from jitney_gateway.errors import GatewayError, unknown_model
 from jitney_gateway.launch import Launch
 from jitney_gateway.local import memory
+from jitney_gateway.local.log import tail
 from jitney_gateway.local.runtime import Runtime
 from jitney_gateway.local.state import State
 from jitney_gateway.model import CREATING, ERROR, LOADING, READY, Model, Replica
@@ -134,6 +137,23 @@ class LocalBackend:
         running = self._running.get(uid)
         return self._model(uid, running) if running else None
 
+    def destination(self, uid: str) -> Destination | None:
+        running = self._running.get(uid)
+        return of_model(self._model(uid, running)) if running else None
+
+    def uids(self) -> list[str]:
+        return sorted(self._running)
+
+    async def wake(self, uid: str) -> None:
+        """Nothing sleeps here."""
+
+    async def moved(self) -> None:
+        async with self._moved:
+            await self._moved.wait()
+
+    def unready(self) -> str:
+        return ""
+
     async def terminate(self, uid: str) -> None:
         running = self._running.pop(uid, None)
         if running is None:
@@ -141,6 +161,15 @@ class LocalBackend:
         self._remember()
         self._say()
         await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in running.runtimes))
+
+    async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        running = self._running.get(uid)
+        if running is None:
+            raise unknown_model(uid, list(self._running))
+        chosen = dict(zip(map(str, range(len(running.runtimes))), running.runtimes, strict=True)).get(replica or "0")
+        if chosen is None:
+            raise GatewayError(404, f"{uid} has no replica {replica}; there are 0 to {len(running.runtimes) - 1}", code="replica_not_found")
+        return tail(chosen.log, lines, lambda: follow and self._running.get(uid) is running)
 
     def _remember(self) -> None:
         self._state.write({uid: dataclasses.replace(running.launch, uid=uid) for uid, running in self._running.items()})

@@ -16,14 +16,15 @@ from fastapi.responses import JSONResponse
 from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.errors import GatewayError
-from jitney_gateway.server import chatting, launching
+from jitney_gateway.routing.bounds import Bounds
+from jitney_gateway.server import chatting, launching, logs
 
 logger = logging.getLogger(__name__)
 
 
-def make(backend: Backend, catalogue: Catalogue) -> FastAPI:
+def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None) -> FastAPI:
     """The backend is started and stopped by whoever owns it."""
-    data = chatting.Data(backend)
+    data = chatting.Data(backend, bounds or Bounds())
     begun = time.time()
 
     @asynccontextmanager
@@ -35,6 +36,7 @@ def make(backend: Backend, catalogue: Catalogue) -> FastAPI:
     app = FastAPI(title="Jitney", version=version("jitney"), lifespan=life)
     app.include_router(launching.routes(backend, catalogue))
     app.include_router(chatting.routes(data))
+    app.include_router(logs.routes(backend))
     app.add_exception_handler(GatewayError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
 
@@ -59,9 +61,14 @@ def make(backend: Backend, catalogue: Catalogue) -> FastAPI:
         return {"uptime": int(time.time() - begun), "workers": {}}
 
     @app.get("/livez")
-    @app.get("/readyz")
     async def alive() -> dict[str, str]:
         return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        """Not before it knows its models, and not while it leaves."""
+        words = backend.unready()
+        return JSONResponse({"status": words or "ok"}, 503 if words else 200)
 
     return app
 

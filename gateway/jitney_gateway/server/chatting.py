@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,13 +17,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from jitney_gateway.backend import Backend
-from jitney_gateway.errors import GatewayError, unknown_model
-from jitney_gateway.model import ERROR, READY, Model, Replica
+from jitney_gateway.errors import GatewayError
+from jitney_gateway.routing.bounds import Bounds
+from jitney_gateway.routing.router import Turn
+from jitney_gateway.server import wire
 from jitney_gateway.server.body import json_body
+from jitney_gateway.server.dispatch import Dispatch
 from jitney_gateway.server.question import Ended, Question
 
-# How long a client may be asked to wait while a model starts.
-STARTING_SECONDS = 5
 # Of the runtime's answer; connection headers are ours.
 KEPT = ("content-type", "retry-after", "x-request-id", "cache-control")
 
@@ -56,16 +55,13 @@ class Passage(StreamingResponse):
 class Data:
     """The questions under way. Lives on the event loop."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, bounds: Bounds) -> None:
+        self._dispatch = Dispatch(backend, bounds)
         self._asked: dict[tuple[str, str], Question] = {}
-        self._turns = itertools.count()
         self._client: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        # An answer takes as long as it takes; that nobody listens any more is noticed by the client's connection.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-        self._client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout)
+        self._client = wire.session()
 
     async def stop(self) -> None:
         if self._client:
@@ -74,48 +70,36 @@ class Data:
     async def answer(self, request: Request) -> Response:
         """Asks the runtime under the path that was asked here."""
         body = await json_body(request)
-        model = await self._model(body)
-        key, question = (model.uid, str(body.pop("request_id", "") or "")), Question()
-        url = f"{self._choose(model).address}{request.url.path}"
+        if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+            raise GatewayError(400, "model: give the uid of a launched model", code="invalid_value")
+        uid = self._dispatch.known(body["model"]).uid
+        key, question = (uid, str(body.pop("request_id", "") or "")), Question()
         if key[1]:
             self._asked[key] = question
         try:
-            answer = await self._ask(question, url, body, request)
+            answer, turn = await self._ask(question, uid, body, request)
         except BaseException:
             self._forget(key, question)
             raise
-        return Passage(question, answer, lambda: self._forget(key, question))
 
-    async def _model(self, body: Any) -> Model:
-        if not isinstance(body, dict) or not isinstance(body.get("model"), str):
-            raise GatewayError(400, "model: give the uid of a launched model", code="invalid_value")
-        model = await self._backend.find(body["model"])
-        if model is None:
-            raise unknown_model(body["model"], [model.uid for model in await self._backend.models()])
-        return model
+        def over() -> None:
+            turn.release()
+            self._forget(key, question)
 
-    def _choose(self, model: Model) -> Replica:
-        """One after the other among those that are ready."""
-        ready = [replica for replica in model.replicas if replica.status == READY]
-        if not ready and model.status == ERROR:
-            raise GatewayError(503, f"{model.uid} cannot be served: {model.message}", code="model_failed")
-        if not ready:
-            raise GatewayError(503, f"{model.uid} is starting: {model.message}", code="model_starting", retry_after=STARTING_SECONDS)
-        return ready[next(self._turns) % len(ready)]
+        return Passage(question, answer, over)
 
-    async def _ask(self, question: Question, url: str, body: dict[str, Any], request: Request) -> aiohttp.ClientResponse:
-        """A runtime that does not stream answers when all is done: until then, too, the client may go away, and the question be aborted."""
+    async def _ask(self, question: Question, uid: str, body: dict[str, Any], request: Request) -> tuple[aiohttp.ClientResponse, Turn]:
+        """A runtime that does not stream answers when all is done, and a model may have to wake: until then, too, the client may go away,
+        and the question be aborted."""
         assert self._client is not None
         headers = {"Content-Type": "application/json"}
         if "authorization" in request.headers:
             headers["Authorization"] = request.headers["authorization"]
         leaving = asyncio.create_task(question.end_with_client(request))
         try:
-            return await question.wait(self._client.post(url, data=json.dumps(body), headers=headers))
+            return await question.wait(self._dispatch.ask(self._client, uid, request.url.path, body, headers))
         except Ended:
             raise GatewayError(499, "the request was aborted", code="aborted") from None
-        except aiohttp.ClientError as error:
-            raise GatewayError(503, "the model's runtime went away before it answered; try again", retry_after=1) from error
         finally:
             leaving.cancel()
 
@@ -124,11 +108,12 @@ class Data:
         if self._asked.get(key) is question:
             del self._asked[key]
 
-    async def abort(self, uid: str, name: str) -> str:
+    def abort(self, uid: str, name: str) -> str:
         """Xinference's word for what became of it."""
-        if await self._backend.find(uid) is None:
+        destination = self._dispatch.find(uid)
+        if destination is None:
             return "NO_OP"
-        question = self._asked.get((uid, name))
+        question = self._asked.get((destination.uid, name))
         if question is None:
             return "NOT_FOUND"
         question.end()
@@ -145,6 +130,6 @@ def routes(data: Data) -> APIRouter:
 
     @router.post("/v1/models/{uid}/requests/{request_id}/abort")
     async def abort(uid: str, request_id: str) -> JSONResponse:
-        return JSONResponse({"msg": await data.abort(uid, request_id)})
+        return JSONResponse({"msg": data.abort(uid, request_id)})
 
     return router

@@ -1,0 +1,128 @@
+"""The front door in a cluster, from the chart: one URL for every model, launches by Xinference's calls, and no answer that is cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from product import installation, model_claim, resource
+from product.client import Client
+from test_model import model_folder
+from xinference_client import RESTfulClient
+
+from cluster.images import GATEWAY
+from cluster.kubectl import Kubectl, wait_for
+from cluster.local import LocalCluster
+from cluster.target import Cluster
+
+PODS = "app.kubernetes.io/name=jitney-gateway"
+HOME = "default"
+IN_CLUSTER = f"http://jitney-gateway.{installation.NAMESPACE}.svc.cluster.local/v1"
+
+
+@pytest.fixture(scope="module")
+def door(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[str]:
+    """Two of them, which launch into `default` and serve all namespaces; the URL for this machine."""
+    if not isinstance(cluster, LocalCluster):
+        pytest.skip("only the local cluster's Service addresses are reached from this machine")
+    repository, _, tag = cluster.reference(GATEWAY).rpartition(":")
+    settings = {"enabled": "true", "image.repository": repository, "image.tag": tag, "namespace": HOME, "namespaces": "{*}"}
+    flags = [word for name, value in settings.items() for word in ("--set", f"gateway.{name}={value}")]
+    installation.install(cluster, kubectl, installation.VALUES, *flags)
+    service = kubectl.get("service", "jitney-gateway", installation.NAMESPACE) or {}
+    yield f"http://{service['spec']['clusterIP']}"
+    installation.install(cluster, kubectl)
+    assert not kubectl.list("deployments", installation.NAMESPACE, "-l", PODS)
+
+
+def test_launched_by_xinferences_client(door: str, cluster: Cluster, kubectl: Kubectl) -> None:
+    """The published package, unchanged; what it launches is a ModelDeployment, and goes when it is terminated."""
+    reference = model_claim.provide(cluster, kubectl, model_folder(), HOME)
+    client = RESTfulClient(door)
+    uid = client.launch_model("smollm2-instruct", model_engine="transformers", model_uid="by-call.1", model_path=reference, max_num_seqs=4)
+    try:
+        made = kubectl.get("mdep", "by-call-1", HOME) or {}
+        assert (made["spec"]["servedModelName"], made["spec"]["maxNumSeqs"], made["status"]["ready"]) == (uid, 4, "1/1")
+        assert client.list_models()[uid]["status"] == "READY"
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        answer = client.get_model(uid).chat(question, generate_config={"max_tokens": 16, "temperature": 0})
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        pieces = list(client.get_model(uid).chat(question, generate_config={"max_tokens": 16, "temperature": 0, "stream": True}))
+        assert "Paris" in "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces if piece["choices"])
+    finally:
+        client.terminate_model(uid)
+    wait_for(lambda: not kubectl.get("mdep", "by-call-1", HOME), 60, "its end")
+
+
+def test_a_launch_that_cannot_be_says_why(door: str, kubectl: Kubectl) -> None:
+    with pytest.raises(RuntimeError, match="There is no PersistentVolumeClaim nowhere"):
+        RESTfulClient(door).launch_model("smollm2-instruct", model_engine="transformers", model_uid="lost", model_path="pvc://nowhere/x")
+    assert not kubectl.get("mdep", "lost", HOME)
+
+
+def test_a_replaced_door_and_a_drained_replica_cut_no_answer(
+    door: str, smollm2: str, client: Client, kubectl: Kubectl, namespace: str
+) -> None:
+    """Sixteen chats at a time through the Service of two doors, to two replicas; one of each is replaced."""
+    kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=2")
+    resource.wait_until(kubectl, "smollm2", "2/2", lambda seen: seen["status"].get("ready") == "2/2", 180, namespace)
+    model = f"{namespace}/smollm2"
+    load = client.start(IN_CLUSTER, model, max_tokens=32, seconds=300)
+    wait_for(lambda: len(_lines(client, load)) >= 16, 120, "first answers")
+    for labels, where in ((PODS, installation.NAMESPACE), ("serving.jitney.dev/model-deployment=smollm2", namespace)):
+        (old, *_) = kubectl.list("pods", where, "-l", labels)
+        kubectl("delete", "pod", old["metadata"]["name"], "-n", where, "--timeout=180s")
+    kubectl("rollout", "status", "deployment/jitney-gateway", "-n", installation.NAMESPACE, "--timeout=120s")
+    resource.wait_ready(kubectl, "smollm2", 120, namespace)
+    client.enough(load)
+    chats = client.finish(load)
+    errors = sorted({chat.error for chat in chats if chat.error})
+    print(f"\n{len(chats)} chats, {sum(not chat.error for chat in chats)} answered, errors {errors}")
+    assert not errors
+
+
+def test_a_model_that_sleeps_is_woken(door: str, smollm2: str, kubectl: Kubectl, namespace: str) -> None:
+    """Its question waits meanwhile; what is suspended stays so."""
+    kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=0")
+    resource.wait_until(kubectl, "smollm2", "asleep", lambda seen: seen["status"].get("reason") == "ScaledToZero", 120, namespace)
+    begun = time.monotonic()
+    body = {"model": f"{namespace}/smollm2", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=180)
+    assert answer.status_code == 200, answer.text
+    print(f"\nanswered {time.monotonic() - begun:.1f} s after it was asked of a model with no replica")
+    kubectl("patch", "mdep", "smollm2", "-n", namespace, "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    resource.wait_until(kubectl, "smollm2", "Suspended", lambda seen: seen["status"].get("reason") == "Suspended", 120, namespace)
+    refused = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=60)
+    assert refused.status_code == 503
+    assert "suspend" in refused.json()["error"]["message"]
+
+
+def test_the_command_line_finds_it_through_the_kubeconfig(door: str, smollm2: str, cluster: Cluster, namespace: str) -> None:
+    """No endpoint is given: through a port-forward of the Kubernetes client, and the kubelet's."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_ENDPOINT")} | {
+        "KUBECONFIG": str(cluster.kubeconfig)
+    }
+    command = [sys.executable, "-m", "jitney_gateway.cli", "describe", "--model-uid", f"{namespace}/smollm2", "-o", "json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "READY"
+
+
+def test_a_model_that_nobody_knows(door: str) -> None:
+    body = {"model": "nobody", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=30)
+    assert (answer.status_code, "nobody" in answer.json()["error"]["message"]) == (404, True)
+
+
+def _lines(client: Client, load: str) -> list[object]:
+    try:
+        return list(client.lines(load))
+    except RuntimeError:
+        # Its pod has not started yet.
+        return []

@@ -1,0 +1,66 @@
+"""What the administrator set: the environment, read once at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from jitney_gateway.routing.bounds import Bounds
+
+PORT = 9997
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class SettingsError(Exception):
+    """A variable is wrong; the sentence names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`namespace` gets what is launched. `namespaces` are those whose models are served, itself among them; None: all."""
+
+    host: str = "0.0.0.0"
+    port: int = PORT
+    log_level: str = "info"
+    namespace: str = "default"
+    namespaces: tuple[str, ...] | None = ("default",)
+    bounds: Bounds = field(default_factory=Bounds)
+    # After SIGTERM requests are taken for so long, because the removal of the endpoint races the signal.
+    linger: int = 5
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Self:
+        level = (environ.get("JITNEY_LOG_LEVEL") or "info").lower()
+        if level not in LEVELS:
+            raise SettingsError(f"JITNEY_LOG_LEVEL must be one of {', '.join(LEVELS)}, not {level}")
+        home = environ.get("JITNEY_NAMESPACE") or "default"
+        usual = Bounds()
+        return cls(
+            host=environ.get("JITNEY_HOST") or "0.0.0.0",
+            port=_whole(environ, "JITNEY_HTTP_PORT", PORT, 1, 65535),
+            log_level=level,
+            namespace=home,
+            namespaces=_namespaces(environ.get("JITNEY_NAMESPACES") or "", home),
+            bounds=Bounds(
+                per_replica=_whole(environ, "JITNEY_MAX_REQUESTS_PER_REPLICA", usual.per_replica, 1, 1_000_000),
+                in_all=_whole(environ, "JITNEY_MAX_REQUESTS", usual.in_all, 1, 1_000_000),
+                held=_whole(environ, "JITNEY_MAX_HELD_REQUESTS", usual.held, 0, 1_000_000),
+                hold_seconds=_whole(environ, "JITNEY_HOLD_SECONDS", int(usual.hold_seconds), 0, 86_400),
+            ),
+            linger=_whole(environ, "JITNEY_LINGER_SECONDS", cls.linger, 0, 3600),
+        )
+
+
+def _namespaces(text: str, home: str) -> tuple[str, ...] | None:
+    """`a, b` besides the own one, or `*`."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    return None if "*" in names else tuple(dict.fromkeys([home, *names]))
+
+
+def _whole(environ: Mapping[str, str], name: str, usual: int, least: int, most: int) -> int:
+    text = environ.get(name) or str(usual)
+    # Eight digits: int() refuses very long ones with another error.
+    if not text.isascii() or not text.isdigit() or len(text) > 8 or not least <= int(text) <= most:
+        raise SettingsError(f"{name} must be a whole number from {least} to {most}, not {text}")
+    return int(text)

@@ -1,0 +1,32 @@
+"""What a model's runtime writes, as text, as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+MOST_LINES = 100_000
+
+
+class Logged(Protocol):
+    """The part of a Backend that knows logs."""
+
+    async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
+        """The last `lines` of one replica, by default the first; with `follow` also what it writes from now on, until it is gone.
+        GatewayError where there is no such model or replica."""
+        ...
+
+
+def routes(backend: Logged) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/v1/models/{uid}/logs")
+    async def logs(
+        uid: str, replica: str | None = None, lines: Annotated[int, Query(ge=0, le=MOST_LINES)] = 200, follow: bool = False
+    ) -> StreamingResponse:
+        return StreamingResponse(await backend.log(uid, replica, lines, follow), media_type="text/plain; charset=utf-8")
+
+    return router

@@ -1,0 +1,203 @@
+"""A question until its answer's first byte, against sockets that behave as runtimes and nodes do when they go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from jitney_gateway.backend import Backend
+from jitney_gateway.bell import Bell
+from jitney_gateway.destination import Destination, Prospect
+from jitney_gateway.errors import GatewayError
+from jitney_gateway.routing.bounds import Bounds
+from jitney_gateway.server import wire
+from jitney_gateway.server.dispatch import Dispatch
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+
+
+class Stub(Backend):
+    """One model, whose destination a test sets."""
+
+    def __init__(self, *addresses: str, prospect: Prospect = Prospect.COMING) -> None:
+        self.found = Destination("m", "plain", addresses, prospect, "words")
+        self.bell, self.woken = Bell(), 0
+
+    def come(self, *addresses: str) -> None:
+        self.found = Destination("m", "plain", addresses, Prospect.COMING)
+        self.bell.ring()
+
+    def destination(self, uid: str) -> Destination | None:
+        return self.found if uid == "m" else None
+
+    def uids(self) -> list[str]:
+        return ["m"]
+
+    async def wake(self, uid: str) -> None:
+        self.woken += 1
+
+    async def moved(self) -> None:
+        await self.bell.wait()
+
+
+@asynccontextmanager
+async def listening(handle: Handler) -> AsyncIterator[str]:
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def answering(status: str, bodies: list[bytes]) -> Handler:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        bodies.append(await reader.readexactly(length))
+        writer.write(HEAD % status.encode() + b"{}")
+        writer.close()
+
+    return handle
+
+
+async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As a process that is killed after it took a request."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+
+async def rubbish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"no http at all\r\n\r\n")
+    writer.close()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with wire.session() as client:
+        yield client
+
+
+async def ask(dispatch: Dispatch, client: aiohttp.ClientSession) -> int:
+    answer, turn = await dispatch.ask(client, "m", "/v1/chat/completions", {"model": "m", "messages": []}, {})
+    answer.close()
+    turn.release()
+    return answer.status
+
+
+@pytest.mark.parametrize("fails", [closing, rubbish, answering("503 Service Unavailable", [])], ids=["closes", "rubbish", "503"])
+async def test_a_replica_that_fails_before_its_first_byte_is_not_noticed(client: aiohttp.ClientSession, fails: Handler):
+    bodies: list[bytes] = []
+    async with listening(fails) as bad, listening(answering("200 OK", bodies)) as good:
+        dispatch = Dispatch(Stub(bad, good), Bounds())
+        assert [await ask(dispatch, client) for _ in range(6)] == [200] * 6
+    assert bodies[0] == b'{"model": "plain", "messages": []}'
+
+
+async def test_three_replicas_are_tried_and_no_more(client: aiohttp.ClientSession):
+    bodies: list[bytes] = []
+    async with listening(answering("503 Service Unavailable", bodies)) as address:
+        with pytest.raises(GatewayError, match="each of 1 replicas") as once:
+            await ask(Dispatch(Stub(address), Bounds()), client)
+    names = tuple(f"http://127.0.0.1:{port}" for port in _closed_ports(4))
+    with pytest.raises(GatewayError, match="m: each of 3 replicas asked went away") as thrice:
+        await ask(Dispatch(Stub(*names), Bounds()), client)
+    assert len(bodies) == 1
+    assert {once.value.status, thrice.value.status} == {503}
+    assert once.value.retry_after
+    assert thrice.value.retry_after
+
+
+def _closed_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in held]
+    for server in held:
+        server.close()
+    return ports
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests", "500 Internal Server Error"])
+async def test_what_a_runtime_says_otherwise_is_its_answer(client: aiohttp.ClientSession, status: str):
+    bodies: list[bytes] = []
+    async with listening(answering(status, bodies)) as one, listening(answering(status, bodies)) as two:
+        assert await ask(Dispatch(Stub(one, two), Bounds()), client) == int(status.split()[0])
+    assert len(bodies) == 1
+
+
+async def test_a_question_that_is_held_goes_on_when_its_model_comes(client: aiohttp.ClientSession):
+    async with listening(answering("200 OK", [])) as address:
+        stub = Stub(prospect=Prospect.ASLEEP)
+        asked = asyncio.create_task(ask(Dispatch(stub, Bounds()), client))
+        await asyncio.sleep(0.05)
+        assert (stub.woken, asked.done()) == (1, False)
+        stub.come()
+        await asyncio.sleep(0.05)
+        assert not asked.done()
+        stub.come(address)
+        assert await asyncio.wait_for(asked, 5) == 200
+
+
+async def test_a_model_that_fails_while_it_is_waited_for_is_told_at_once(client: aiohttp.ClientSession):
+    stub = Stub()
+    asked = asyncio.create_task(ask(Dispatch(stub, Bounds()), client))
+    await asyncio.sleep(0.05)
+    stub.found = Destination("m", "plain", (), Prospect.FAILED, "ModelNotFound: no such model")
+    stub.bell.ring()
+    with pytest.raises(GatewayError, match="cannot be served: ModelNotFound"):
+        await asyncio.wait_for(asked, 5)
+
+
+@pytest.mark.parametrize(
+    ("prospect", "words", "retry"),
+    [(Prospect.SUSPENDED, "suspended", False), (Prospect.FAILED, "cannot be served", False), (Prospect.STARTING, "is starting", True)],
+)
+async def test_where_waiting_is_of_no_use_nobody_waits(client: aiohttp.ClientSession, prospect: Prospect, words: str, retry: bool):
+    with pytest.raises(GatewayError, match=f"{words}: words") as error:
+        await ask(Dispatch(Stub(prospect=prospect), Bounds()), client)
+    assert (error.value.status, bool(error.value.retry_after)) == (503, retry)
+
+
+async def test_nothing_is_counted_when_all_is_over(client: aiohttp.ClientSession):
+    """Also not what was cancelled, while it was held or asked."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with listening(silent) as address:
+        stub = Stub()
+        dispatch = Dispatch(stub, Bounds(in_all=1))
+        for addresses in ((), (address,)):
+            stub.come(*addresses)
+            asked = asyncio.create_task(ask(dispatch, client))
+            await asyncio.sleep(0.1)
+            with pytest.raises(GatewayError, match="1 requests under way"):
+                await ask(dispatch, client)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            assert dispatch._router.in_all == 0
+
+
+async def test_the_kernel_asks_whether_a_runtime_is_there(client: aiohttp.ClientSession):
+    async def begun(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD % b"200 OK")
+        await reader.read()
+        writer.close()
+
+    async with listening(begun) as address:
+        answer = await client.post(address, data=b"{}")
+        assert answer.connection
+        assert answer.connection.transport
+        made = answer.connection.transport.get_extra_info("socket")
+        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == wire.PROBE_AFTER
+        answer.close()

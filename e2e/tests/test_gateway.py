@@ -108,10 +108,10 @@ def test_the_command_line_finds_it_through_the_kubeconfig(door: str, smollm2: st
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_ENDPOINT")} | {
         "KUBECONFIG": str(cluster.kubeconfig)
     }
-    command = [sys.executable, "-m", "jitney_gateway.cli", "describe", "--model-uid", f"{namespace}/smollm2", "-o", "json"]
+    command = [sys.executable, "-m", "jitney_gateway.cli", "list", "-o", "json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["status"] == "READY"
+    assert {entry["id"]: entry["status"] for entry in json.loads(done.stdout)}[f"{namespace}/smollm2"] == "READY"
 
 
 def test_a_model_that_nobody_knows(door: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
@@ -18,11 +20,13 @@ async def test_a_whole_answer(rig: Rig):
     answer = await rig.chat(max_tokens=5)
     body = answer.json()
     assert answer.status_code == 200
-    assert body["object"] == "chat.completion"
-    assert body["choices"][0]["finish_reason"] == "length"
-    assert body["choices"][0]["message"]["role"] == "assistant"
-    assert len(body["choices"][0]["message"]["content"]) == 5
-    assert body["usage"] == {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
+    assert re.fullmatch("chatcmpl-[0-9a-f]{32}", body.pop("id"))
+    assert abs(body.pop("created") - time.time()) < 60
+    assert len(body["choices"][0]["message"].pop("content")) == 5
+    choice = {"index": 0, "message": {"role": "assistant", "refusal": None}, "logprobs": None, "finish_reason": "length"}
+    assert body.pop("choices") == [choice]
+    assert body.pop("usage") == {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
+    assert body == {"object": "chat.completion", "model": "fake", "system_fingerprint": None}
 
 
 async def test_a_streamed_answer_says_the_same(rig: Rig):
@@ -33,10 +37,16 @@ async def test_a_streamed_answer_says_the_same(rig: Rig):
     *found, usage = chunks(answer)
     assert (usage["choices"], usage["usage"]) == ([], {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13})
     assert all(chunk["usage"] is None and chunk["object"] == "chat.completion.chunk" for chunk in found)
-    assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": "", "refusal": None}
     assert "".join(contents(found)) == whole
     assert [chunk["choices"][0]["finish_reason"] for chunk in found][-2:] == [None, "length"]
-    assert len({chunk["id"] for chunk in found}) == 1
+    same = [{name: value for name, value in chunk.items() if name not in ("choices", "usage")} for chunk in (*found, usage)]
+    assert re.fullmatch("chatcmpl-[0-9a-f]{32}", same[0]["id"])
+    assert abs(same[0]["created"] - time.time()) < 60
+    last = {"object": "chat.completion.chunk", "model": "fake", "system_fingerprint": None}
+    assert all(chunk == same[0] and chunk == same[0] | last and len(chunk) == 5 for chunk in same)
+    assert {name for chunk in found for name in chunk["choices"][0]} == {"index", "delta", "logprobs", "finish_reason"}
+    assert {(choice["index"], choice["logprobs"]) for chunk in found for choice in chunk["choices"]} == {(0, None)}
 
 
 async def test_a_stream_without_usage_has_none(rig: Rig):
@@ -70,9 +80,23 @@ async def test_content_may_come_in_parts(rig: Rig, content: Any):
     assert answer.json()["usage"]["prompt_tokens"] == 8
 
 
-async def test_a_turn_without_content_and_fields_for_the_template(rig: Rig):
-    turns = [*HI, {"role": "assistant", "content": None, "refusal": "no"}, *HI]
-    assert (await rig.chat(messages=turns, max_tokens=1)).status_code == 200
+@pytest.mark.parametrize("instead", [{"tool_calls": [{"id": "c"}]}, {"function_call": {"name": "f"}}, {"refusal": "no"}])
+async def test_an_assistant_may_have_said_nothing_where_the_template_reads_what_was_instead(rig: Rig, instead: dict[str, Any]):
+    rig.tokenizer.chat_template = "".join(f"{{{{ message['{name}'] }}}}" for name in instead)
+    for content in ({"content": None}, {}, {"content": "some text, too"}):
+        answer = await rig.chat(messages=[*HI, {"role": "assistant", **content, **instead}, *HI], max_tokens=1)
+        assert answer.status_code == 200, answer.text
+
+
+async def test_a_tools_turn_and_an_answer_with_all_its_empty_fields_may_come_back(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    """A template sees what is there; one that asks whether tool_calls is defined must not find null."""
+    seen: list[list[dict[str, Any]]] = []
+    monkeypatch.setattr(rig.tokenizer, "apply_chat_template", lambda turns, **options: seen.append(turns) or {"input_ids": [1]})
+    empty = dict.fromkeys(("refusal", "audio", "function_call", "annotations", "name")) | {"tool_calls": []}
+    tool = {"role": "tool", "content": "3", "tool_call_id": "c"}
+    messages = [HI[0] | {"name": "ann", "id": 5}, {"role": "assistant", "content": "yes", **empty}, tool]
+    assert (await rig.chat(messages=messages, max_tokens=1)).status_code == 200
+    assert seen == [[HI[0] | {"name": "ann", "id": 5}, {"role": "assistant", "content": "yes"}, tool]]
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -23,11 +25,12 @@ async def test_a_whole_answer(rig: Rig):
     answer = await rig.complete(max_tokens=5)
     body = answer.json()
     assert answer.status_code == 200
-    assert set(body) == {"id", "object", "created", "model", "choices", "usage"}
-    assert (body["object"], body["model"], body["id"][:5]) == ("text_completion", "fake", "cmpl-")
-    (choice,) = body["choices"]
-    assert (choice["index"], choice["logprobs"], choice["finish_reason"], len(choice["text"])) == (0, None, "length", 5)
-    assert body["usage"] == {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
+    assert re.fullmatch("cmpl-[0-9a-f]{32}", body.pop("id"))
+    assert abs(body.pop("created") - time.time()) < 60
+    assert len(body["choices"][0].pop("text")) == 5
+    assert body.pop("choices") == [{"index": 0, "logprobs": None, "finish_reason": "length"}]
+    assert body.pop("usage") == {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13}
+    assert body == {"object": "text_completion", "model": "fake", "system_fingerprint": None}
 
 
 async def test_a_streamed_answer_says_the_same(rig: Rig):
@@ -41,7 +44,13 @@ async def test_a_streamed_answer_says_the_same(rig: Rig):
     assert "".join(texts(found)) == whole
     assert texts(found)[0], "there is no opening chunk without text"
     assert [chunk["choices"][0]["finish_reason"] for chunk in found][-2:] == [None, "length"]
-    assert len({chunk["id"] for chunk in found}) == 1
+    same = [{name: value for name, value in chunk.items() if name not in ("choices", "usage")} for chunk in (*found, usage)]
+    assert re.fullmatch("cmpl-[0-9a-f]{32}", same[0]["id"])
+    assert abs(same[0]["created"] - time.time()) < 60
+    last = {"object": "text_completion", "model": "fake", "system_fingerprint": None}
+    assert all(chunk == same[0] and chunk == same[0] | last and len(chunk) == 5 for chunk in same)
+    assert {name for chunk in found for name in chunk["choices"][0]} == {"index", "text", "logprobs", "finish_reason"}
+    assert {(choice["index"], choice["logprobs"]) for chunk in found for choice in chunk["choices"]} == {(0, None)}
     assert all("usage" not in chunk for chunk in chunks(await rig.complete(max_tokens=3, stream=True)))
 
 

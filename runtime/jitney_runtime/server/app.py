@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -81,8 +82,13 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "json_invalid":
         return error_response(InvalidRequest(f"the body is no valid JSON: {first['ctx']['error']} at character {first['loc'][-1]}"))
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    place = _place(first["loc"][1:])
     return error_response(InvalidRequest(f"{place}: {message}" if place else f"the body: {message}", place or None))
+
+
+def _place(parts: Iterable[str | int]) -> str:
+    """As OpenAI writes it: messages[0].content."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import PlainValidator
 
 from jitney_runtime.server.envelope import Envelope, Json
-from jitney_runtime.server.protocol import NOT_SERVED, AnswerRequest
+from jitney_runtime.server.fields import NOT_SERVED_OF_COMPLETIONS, Values
+from jitney_runtime.server.protocol import AnswerRequest
 from jitney_runtime.text.detokenizer import Detokenizer
 from jitney_runtime.text.tokenizer import Tokenizer
 
@@ -39,13 +39,7 @@ def _text(prompt: str) -> str:
 class CompletionRequest(AnswerRequest):
     prompt_field: ClassVar[str] = "prompt"
     usual_tokens: ClassVar[int | None] = 16
-    not_served: ClassVar[Mapping[str, tuple[Any, ...]]] = NOT_SERVED | {
-        # A number here, and 0 asks for those of the tokens drawn.
-        "logprobs": (),
-        "suffix": ("",),
-        "max_completion_tokens": (),
-        "add_special_tokens": (True,),
-    }
+    not_served: ClassVar[Values] = NOT_SERVED_OF_COMPLETIONS
 
     prompt: Annotated[str | list[int], PlainValidator(_one_prompt, json_schema_input_type=str | list[int])]
 

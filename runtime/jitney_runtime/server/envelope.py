@@ -48,7 +48,9 @@ class Envelope(ABC):
         return self._wrap(self.chunk_kind, [], usage=usage.model_dump())
 
     def _wrap(self, kind: str, choices: list[Json], **more: Any) -> Json:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices, **more}
+        """No fingerprint: it would say that two replicas draw the same, and each takes the kernel that is fastest where it runs."""
+        same = {"id": self._id, "object": kind, "created": self._created, "model": self._model, "system_fingerprint": None}
+        return {**same, "choices": choices, **more}
 
 
 def _choice(part: Json, reason: FinishReason | None) -> Json:

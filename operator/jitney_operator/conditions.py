@@ -49,6 +49,9 @@ class Facts:
 
     @property
     def wanted(self) -> int:
+        """Replicas; those of the last good generation where this one is refused, because its children stay."""
+        if self.accepted.status == FALSE and self.observed.deployment:
+            return int(self.observed.deployment["spec"].get("replicas", 1))
         return self.mdep.spec.wanted
 
     @property
@@ -62,9 +65,10 @@ class Facts:
 
     @property
     def complete(self) -> bool:
-        """Every wanted replica is of the current revision and ready, and nothing else is left."""
+        """Every wanted replica is of the current revision and ready, and none of another is: the controller says so, and so do the pods, of
+        which it may not have heard yet. Pods that only finish their answers do not count."""
         counts = {self.observed.count(name) for name in ("replicas", "updatedReplicas", "readyReplicas")}
-        return self.applied and self.observed.settled and counts == {self.wanted}
+        return self.applied and self.observed.settled and counts == {self.wanted} and self.ready_pods == self.wanted
 
 
 def accepted(shape_known: bool) -> Condition:
@@ -106,7 +110,7 @@ def loaded(facts: Facts) -> Condition:
 
 
 def available(facts: Facts) -> Condition:
-    if facts.observed.count("readyReplicas") > 0:
+    if facts.ready_pods + facts.earlier_pods > 0:
         return Condition("Available", TRUE, "Serving", _who_answers(facts))
     if facts.wanted == 0:
         return Condition("Available", FALSE, _idle(facts), _idle_message(facts))
@@ -162,12 +166,12 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
     verdict = next(condition for condition in conditions if condition.type == "Ready")
     result: Json = {
         "observedGeneration": mdep.generation,
-        # Counted from the pods as the Deployment controller does, which tells it a moment later: a line that says nothing new would follow.
+        # Counted from the pods as the Deployment controller does, which tells it a moment later: what is told here is of one moment.
         "replicas": sum(not pod.leaving and not pod.over for pod in facts.observed.pods),
         "updatedReplicas": len(facts.pods),
-        "readyReplicas": facts.observed.count("readyReplicas"),
+        "readyReplicas": facts.ready_pods + facts.earlier_pods,
         "selector": f"{LABEL}={mdep.name}",
-        "ready": f"{facts.observed.count('readyReplicas')}/{facts.wanted}",
+        "ready": f"{facts.ready_pods + facts.earlier_pods}/{facts.wanted}",
         "url": f"http://{mdep.name}.{mdep.key.namespace}.svc/v1",
         "serving": {"current": facts.ready_pods, "previous": facts.earlier_pods},
         "reason": verdict.reason,
@@ -206,13 +210,15 @@ def _entry(condition: Condition, generation: int, before: Json | None, now: str)
 
 
 def _last_failure(facts: Facts, now: str) -> Json | None:
-    """The first occurrence stays while the cause is the same."""
+    """The first occurrence's time stays while the cause is the same; its pod, as long as there is one of that name."""
     before: Json | None = facts.mdep.status.get("lastFailure")
     if facts.failure is None:
         return before
-    if before and (before.get("reason"), before.get("message")) == (facts.failure.reason, facts.failure.message[:4096]):
+    said = facts.failure.message[:4096]
+    same = before and (before.get("reason"), before.get("message")) == (facts.failure.reason, said)
+    if same and before and before.get("pod", "") in {"", *(pod.name for pod in facts.observed.pods)}:
         return before
-    return facts.failure.echo(now) | {"message": facts.failure.message[:4096]}
+    return facts.failure.echo(before["time"] if same and before else now) | {"message": said}
 
 
 def _idle(facts: Facts) -> str:

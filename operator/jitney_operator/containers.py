@@ -16,6 +16,9 @@ PULL_ERRORS = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "SignatureValidationFailed",
 }  # fmt: skip
 # Names of one attempt would make each of them look like something new.
+# The kubelet names what it misses, or where a key is missing; what the thing itself is called says nothing.
+MISSING = re.compile(r"^(?:couldn't find key \S+ in )?(secret|configmap)\b", re.IGNORECASE)
+OF_THE_MOMENT = re.compile(r"deadline|timeout|timed out|connection", re.IGNORECASE)
 NAMES_OF_AN_ATTEMPT = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
@@ -24,7 +27,7 @@ def waiting(pod: Pod, told: Json) -> Failure | None:
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in PULL_ERRORS:
         return _unpulled(pod, reason, message, told)
-    if reason == "CreateContainerError" and any("image" in volume for volume in pod.body.get("spec", {}).get("volumes", ())):
+    if reason == "CreateContainerError" and _image_volumes(pod) and not OF_THE_MOMENT.search(message):
         # Older containerds do not understand the mount and stumble over its empty path.
         return Failure(
             "FeatureUnavailable",
@@ -35,21 +38,27 @@ def waiting(pod: Pod, told: Json) -> Failure | None:
     if reason == "CreateContainerConfigError" and "failed to sync" in message:
         # The kubelet has not asked the server yet: it is about to say what it finds.
         return None
-    if reason == "CreateContainerConfigError" and "secret" in message.lower():
-        return Failure("SecretNotFound", f"{message}; create the Secret or correct the reference.", pod.name, contained=True)
+    if reason == "CreateContainerConfigError" and (missing := MISSING.search(message)):
+        kind = "ConfigMap" if missing[1].lower() == "configmap" else "Secret"
+        return Failure(f"{kind}NotFound", f"{message}; create the {kind} or correct the reference.", pod.name, contained=True)
     if reason in USUAL or not message or never_ran(pod):
         return None
     return cannot_be_made(pod, message)
 
 
 def _unpulled(pod: Pod, reason: str, message: str, told: Json) -> Failure:
-    """Older kubelets tell the cause at each attempt and not between two of them: what was told of this pod holds until another comes."""
-    image = pod.spec_of_container.get("image") or "of the profile"
+    """Older kubelets tell the cause at each attempt and not between two of them: what was told of this image holds until another comes."""
+    image = next((name for name in _image_volumes(pod) if f'"{name}"' in message), pod.spec_of_container.get("image") or "of the profile")
     words = pulls.sentence(image, reason, message)
-    if not words and (told.get("reason"), told.get("pod")) == ("ImagePullError", pod.name):
+    if not words and told.get("reason") == "ImagePullError" and image in str(told.get("message", "")):
         words = str(told.get("message", ""))
     words = words or f"The image {image} cannot be pulled; check its name, registry and spec.imagePullSecrets."
     return Failure("ImagePullError", words, pod.name, contained=True)
+
+
+def _image_volumes(pod: Pod) -> list[str]:
+    """References of the images that it mounts."""
+    return [str(volume["image"].get("reference", "")) for volume in pod.body.get("spec", {}).get("volumes", ()) if "image" in volume]
 
 
 def never_ran(pod: Pod) -> str:

@@ -71,7 +71,9 @@ def _sentence(reason: str, code: int, ended: Json, pod: Pod) -> str:
     lines = ended.get("message", "").strip().splitlines()
     # A last line of the log begins with its time, which would make each repetition look like something new.
     words = re.sub(LOG_PREFIX, "", lines[-1]).removeprefix(f"{reason}: ")[:1000] if lines else f"The runtime ended with exit code {code}."
-    if code in STOPPED:
+    if code == 0 and lines:
+        words = f"The runtime ended with exit code 0, of itself or because it was asked to. Its last words: {words}"
+    elif code in STOPPED:
         words = f"The runtime was stopped or killed from outside (exit code {code})."
     if ended.get("reason") == "OOMKilled":
         words = "The pod used more memory than its limit and was killed."

@@ -10,14 +10,24 @@ ADVICE = {
     "ModelNotFound": "Check spec.model and spec.revision.",
     "Unauthorized": "Accept the model's licence on the hub and set spec.hfTokenSecretRef.",
     "HubUnreachable": "Check the network path from the pods to the hub.",
-    "DiskFull": "Give the nodes more ephemeral storage or choose a smaller model.",
+    "DiskFull": "Give spec.cache a bigger size or claim, or the nodes more ephemeral storage where downloads live with the pod.",
+    "PodEvicted": "Look after the node; Kubernetes has made another pod.",
     "CacheNotWritable": "Let that user write to the volume of spec.cache; a folder of a node is given away with `chown 65532:65532`.",
     "OutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, or a profile with more memory.",
     "GPUOutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, or a profile with a bigger GPU.",
     "DeviceNotFound": "Check that the profile's nodes have a GPU and its driver, or set device to cpu.",
     "StartupTimeout": "Raise spec.startupTimeoutSeconds if the model needs longer to load.",
 }
-SCHEDULING = {"InsufficientGPU", "InsufficientMemory", "Unschedulable", "WaitingForDrain", "QuotaExceeded", "PolicyDenied", "NodeLost"}
+SCHEDULING = {
+    "InsufficientGPU",
+    "InsufficientMemory",
+    "Unschedulable",
+    "WaitingForDrain",
+    "QuotaExceeded",
+    "PolicyDenied",
+    "NodeLost",
+    "PodEvicted",
+}
 
 
 @dataclass(frozen=True)

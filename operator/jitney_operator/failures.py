@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from jitney_operator import containers, exits, placing
 from jitney_operator.api import Json
 from jitney_operator.failure import Failure
 from jitney_operator.observed import Observed, Pod, Trouble
 
+_NUMBERS = re.compile(r"\b0x[0-9a-fA-F]+\b|\d+")
+
 
 def of(observed: Observed, pods: tuple[Pod, ...], told: Json | None = None) -> Failure | None:
     """The first cause among these pods, or that no pod could be made. `told` is what status.lastFailure says."""
     told = told or {}
-    draining = any(pod.leaving for pod in observed.pods)
     for pod in sorted(pods, key=lambda pod: pod.name):
-        failure = of_pod(pod, draining, observed.troubles.get(pod.uid), told)
+        failure = of_pod(pod, observed.pods, observed.troubles.get(pod.uid), told)
         if failure:
-            return failure
+            return _as_told(failure, told)
     return of_deployment(observed) or placing.of_the_one_before(observed, pods, told.get("pod", ""))
+
+
+def _as_told(failure: Failure, told: Json) -> Failure:
+    """Last words with a time, a process id or an address in them are the same words again: they are told once, not at each restart."""
+    before = str(told.get("message", ""))
+    same = (told.get("reason"), _NUMBERS.sub("#", before)) == ("CrashLoop", _NUMBERS.sub("#", failure.message[:4096]))
+    return replace(failure, message=before) if failure.reason == "CrashLoop" and same else failure
 
 
 def of_deployment(observed: Observed) -> Failure | None:
@@ -32,12 +41,12 @@ def of_deployment(observed: Observed) -> Failure | None:
     return Failure("PolicyDenied", f"The cluster refuses to make the pod: {message}")
 
 
-def of_pod(pod: Pod, draining: bool = False, trouble: Trouble | None = None, told: Json | None = None) -> Failure | None:
+def of_pod(pod: Pod, others: tuple[Pod, ...] = (), trouble: Trouble | None = None, told: Json | None = None) -> Failure | None:
     """None while the pod is ready or simply on its way."""
     if pod.leaving or pod.ready:
         return None
     return (
-        placing.unscheduled(pod, draining)
+        placing.unscheduled(pod, others)
         or placing.lost(pod)
         or containers.waiting(pod, told or {})
         or exits.of_pod(pod)

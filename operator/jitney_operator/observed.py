@@ -67,6 +67,12 @@ class Pod:
         return next((container for container in containers if container.get("name") == CONTAINER), {})
 
     @property
+    def devices(self) -> frozenset[str]:
+        """Names of the extended resources that it holds or waits for, such as nvidia.com/gpu: unlike the usual ones they have a domain."""
+        limits = self.spec_of_container.get("resources", {}).get("limits", {})
+        return frozenset(name for name in limits if "/" in name)
+
+    @property
     def process(self) -> str:
         """The same as long as the container's process is."""
         return f"{self.name}/{self.container.get('containerID', '')}/{self.container.get('restartCount', 0)}"

@@ -14,21 +14,24 @@ DEVICES = re.compile(r"\bcdi\b|nvidia|gpu|cuda|device", re.IGNORECASE)
 REPLACED_WITHIN = 120
 
 
-def unscheduled(pod: Pod, draining: bool) -> Failure | None:
+def unscheduled(pod: Pod, others: tuple[Pod, ...]) -> Failure | None:
+    """`others` are all pods of the resource: one that leaves may hold the device that this one waits for."""
     condition = pod.condition("PodScheduled")
     if condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
         return None
     # What the scheduler says of preemption changes with every attempt and helps nobody.
     message = condition.get("message", "").split(" preemption:")[0]
-    if re.search(r"Insufficient \S*gpu", message):
-        if draining:
+    if wanted := {device for device in pod.devices if f"Insufficient {device}" in message}:
+        if any(other.leaving and other.placed and other.devices & wanted and not lost(other) for other in others):
             return Failure("WaitingForDrain", "A pod that is finishing its answers still holds the GPU.", pod.name)
         return Failure("InsufficientGPU", f"No node has a free GPU of the profile: {message}", pod.name)
     if "Insufficient memory" in message:
         return Failure("InsufficientMemory", f"No node has enough free memory: {message}", pod.name)
     claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
     if claim:
-        return Failure("ClaimNotFound", f"There is no PersistentVolumeClaim {claim[1]} here; create it or change spec.model.", pod.name)
+        return Failure(
+            "ClaimNotFound", f"There is no PersistentVolumeClaim {claim[1]} here; create it, or correct spec.model or spec.cache.", pod.name
+        )
     if "unbound immediate PersistentVolumeClaims" in message:
         message = "a claim of its is not bound to a volume; `kubectl describe pvc` says why (often there is no such StorageClass)."
     return Failure("Unschedulable", f"No node takes the pod: {message}", pod.name)
@@ -63,7 +66,7 @@ def _thrown_out(pod: Pod) -> Failure | None:
     words = str(status.get("message", "")).split(". ")[0].partition(", requested:")[0].rstrip(".")
     match status.get("reason"):
         case str(reason) if reason.startswith("OutOf"):
-            kind = "InsufficientGPU" if "gpu" in reason else "InsufficientMemory" if reason == "OutOfmemory" else "Unschedulable"
+            kind = "InsufficientGPU" if "/" in reason else "InsufficientMemory" if reason == "OutOfmemory" else "Unschedulable"
             return Failure(kind, f"The node refused the pod: {words}.", pod.name)
         case "Evicted" if re.search(r"ephemeral|emptydir|disk|inode|fs", words, re.IGNORECASE):
             return Failure("DiskFull", f"The node threw the pod out: {words}. {ADVICE['DiskFull']}", pod.name)
@@ -72,7 +75,7 @@ def _thrown_out(pod: Pod) -> Failure | None:
         case "UnexpectedAdmissionError" if DEVICES.search(words):
             return Failure("DeviceNotFound", f"The node refused the pod: {words}. {ADVICE['DeviceNotFound']}", pod.name)
         case "Evicted" | "UnexpectedAdmissionError" | "NodeAffinity":
-            return Failure("CrashLoop", f"The node threw the pod out: {words}.", pod.name)
+            return Failure("PodEvicted", f"The node threw the pod out: {words}. {ADVICE['PodEvicted']}", pod.name)
     return None
 
 

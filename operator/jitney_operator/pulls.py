@@ -20,9 +20,11 @@ REFUSED = re.compile(r"\b40[13]\b|unauthorized|authorization failed|authenticati
 MISSING = re.compile(r": not found|manifest unknown|name unknown|NotFound|\b404\b", re.IGNORECASE)
 UNREACHABLE = re.compile(
     r"no such host|connection refused|no route to host|network is unreachable|i/o timeout|timed out|deadline exceeded|server misbehaving"
-    r"|connection reset|\bEOF\b|\b50[0-9]\b|too ?many ?requests|\b429\b|Temporary failure",
+    r"|connection reset|\bEOF\b|Temporary failure",
     re.IGNORECASE,
 )
+# It was reached, and does not want to now.
+BUSY = re.compile(r"\b50[0-9]\b|too ?many ?requests|\b429\b", re.IGNORECASE)
 
 
 def sentence(image: str, reason: str, message: str) -> str:
@@ -41,6 +43,11 @@ def sentence(image: str, reason: str, message: str) -> str:
         return f"The image {image} was not made for the node's kind of processor ({last})."
     if CERTIFICATE.search(chain):
         return f"The registry of the image {image} cannot be trusted by the node ({last}); give the node its authority's certificate."
+    if BUSY.search(chain):
+        return (
+            f"The registry of the image {image} does not give it now ({last}); the node tries again. A limit of anonymous pulls is lifted "
+            "by credentials: name a Secret in spec.imagePullSecrets."
+        )
     if REFUSED.search(chain):
         return f"The registry refuses the image {image} ({last}); check its name and the Secret in spec.imagePullSecrets."
     if MISSING.search(chain):

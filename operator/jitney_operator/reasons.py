@@ -76,9 +76,16 @@ REASONS: dict[str, Reason] = {
         "No node takes the pod; the message is the scheduler's.",
         "Check `spec.scheduling` and the profile against the nodes.",
     ),
-    "WaitingForDrain": Reason(("Scheduled",), "A pod that is finishing its answers still holds the GPU.", "Wait at most `drainSeconds`."),
+    "WaitingForDrain": Reason(
+        ("Scheduled",), "A pod that is finishing its answers on a living node still holds the GPU.", "Wait at most `drainSeconds`."
+    ),
     "QuotaExceeded": Reason(("Scheduled",), "The namespace's quota does not allow another pod.", "Raise the quota, or ask for less."),
     "PolicyDenied": Reason(("Scheduled",), "The cluster refuses to make the pod.", "The message says which policy and why."),
+    "PodEvicted": Reason(
+        ("Scheduled",),
+        "The node threw the pod out or would not have it; the message has its words.",
+        "Look after the node; another pod is made.",
+    ),
     "NodeLost": Reason(("Scheduled",), "The pod's node has fallen silent.", "Look after the node; Kubernetes makes another pod in time."),
     # ModelLoaded
     "Loaded": Reason(("ModelLoaded",), "The pods hold the weights.", _NOTHING),
@@ -89,6 +96,9 @@ REASONS: dict[str, Reason] = {
         ("ModelLoaded",), "The runtime's image cannot be pulled.", "Check its name, the registry and `spec.imagePullSecrets`."
     ),
     "SecretNotFound": Reason(("ModelLoaded",), "A Secret or a key of it is missing.", "Create it, or correct the reference."),
+    "ConfigMapNotFound": Reason(
+        ("ModelLoaded",), "A ConfigMap or a key of it is missing.", "Create it, or correct the reference in `spec.env`."
+    ),
     "ClaimNotFound": Reason(
         ("ModelLoaded",), "There is no such PersistentVolumeClaim.", "Create it, or correct `spec.model` or `spec.cache`."
     ),
@@ -124,7 +134,11 @@ REASONS: dict[str, Reason] = {
     "DeviceNotFound": Reason(
         ("ModelLoaded",), "The pod shall use a GPU and finds none.", "Check the node's driver and device plugin, or set `device: cpu`."
     ),
-    "CrashLoop": Reason(("ModelLoaded",), "The runtime ends again and again; the message has its last words.", "Act on the last words."),
+    "CrashLoop": Reason(
+        ("ModelLoaded",),
+        "The runtime ends again and again, or its container cannot be made; the message has its last words, or the node's.",
+        "Act on the words.",
+    ),
     "StartupTimeout": Reason(
         ("ModelLoaded",), "The model was not ready in time and was stopped.", "Raise `spec.startupTimeoutSeconds` if it needs longer."
     ),

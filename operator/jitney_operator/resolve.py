@@ -117,7 +117,8 @@ def refuse_unsupported(spec: Spec) -> None:
     if spec.autoscaling and spec.autoscaling.least == 0:
         raise Rejected(
             "FeatureUnavailable",
-            "autoscaling.minReplicas 0 needs something that wakes the model when a request comes, and there is none: set it to 1 or more.",
+            "autoscaling.minReplicas 0 needs something that wakes the model by its load, which this version does not have: set it to 1 or "
+            "more (a front door wakes a model whose spec.replicas is 0).",
         )
 
 

@@ -174,6 +174,7 @@ def test_exit_codes_become_reasons_and_stay_while_it_restarts(ended: dict[str, A
     ("message", "reason"),
     [
         ("0/2 nodes are available: 2 Insufficient nvidia.com/gpu.", "InsufficientGPU"),
+        ("0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.", "InsufficientGPU"),
         ("0/2 nodes are available: 2 Insufficient memory.", "InsufficientMemory"),
         ("0/2 nodes are available: 2 node(s) had untolerated taint(s).", "Unschedulable"),
         ('persistentvolumeclaim "weights" not found', "ClaimNotFound"),
@@ -182,9 +183,83 @@ def test_exit_codes_become_reasons_and_stay_while_it_restarts(ended: dict[str, A
 )
 def test_why_no_node_takes_it(message: str, reason: str):
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "status": {"conditions": [condition]}}))
+    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": DEVICES, "status": {"conditions": [condition]}}))
     assert failure is not None
     assert failure.reason == reason
+
+
+LIMITS = {"nvidia.com/gpu": "1", "nvidia.com/mig-1g.10gb": "1", "memory": "1Gi"}
+DEVICES = {"containers": [{"name": "runtime", "resources": {"limits": LIMITS}}]}
+WAITS = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: 1 Insufficient nvidia.com/gpu."}
+SILENT = [{"type": "Ready", "status": "Unknown"}, {"type": "ContainersReady", "status": "True"}]
+
+
+@pytest.mark.parametrize(
+    ("spec", "conditions", "reason"),
+    [
+        (DEVICES | {"nodeName": "n"}, [], "WaitingForDrain"),
+        (DEVICES, [], "InsufficientGPU"),
+        ({"nodeName": "n", "containers": []}, [], "InsufficientGPU"),
+        (DEVICES | {"nodeName": "n"}, SILENT, "InsufficientGPU"),
+    ],
+    ids=["it holds one", "never placed", "holds none", "on a node that is lost"],
+)
+def test_only_a_pod_that_holds_the_device_is_waited_for(spec: dict[str, Any], conditions: list[dict[str, str]], reason: str):
+    leaving = Pod({"metadata": {"name": "old", "deletionTimestamp": NOW}, "spec": spec, "status": {"conditions": conditions}})
+    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": DEVICES, "status": {"conditions": [WAITS]}}), (leaving,))
+    assert failure is not None
+    assert failure.reason == reason
+
+
+def test_last_words_with_a_time_in_them_are_told_once():
+    mdep = resource(**SMALL)
+
+    def words(text: str) -> Observed:
+        ended = {"exitCode": 3, "message": text}
+        return running(mdep, {"state": {"running": {}}, "lastState": {"terminated": ended}}, Ready="False")
+
+    first = make(mdep, words("2026-01-01T07:00:41Z server[101]: no such table")).status(NOW)
+    again = resource(first, **SMALL)
+    assert make(again, words("2026-01-01T07:00:59Z server[222]: no such table")).status("2026-01-01T08:00:00Z") == first
+    other = make(again, words("2026-01-01T07:00:59Z server[222]: no such user")).status(NOW)
+    assert "no such user" in other["lastFailure"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('secret "keys" not found', "SecretNotFound"),
+        ("couldn't find key main in Secret team/keys", "SecretNotFound"),
+        ('configmap "secret-settings" not found', "ConfigMapNotFound"),
+        ("couldn't find key main in ConfigMap team/secret", "ConfigMapNotFound"),
+    ],
+)
+def test_what_the_container_refers_to_is_named(message: str, reason: str):
+    mdep = resource(**SMALL)
+    status = make(mdep, running(mdep, {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": message}}})).status(NOW)
+    assert conditions(status)["ModelLoaded"] == ("False", reason)
+    assert message in status["lastFailure"]["message"]
+
+
+def test_ready_is_what_the_pods_are_too():
+    """The Deployment's counters may be behind: a pod that its node lost is not ready, whatever they say."""
+    mdep = resource(**SMALL)
+    observed = running(mdep, {"state": {"running": {}}}, Ready="True")
+    assert make(mdep, observed).status(NOW)["reason"] == "Ready"
+    (pod,) = observed.pods
+    lost = replace(observed, pods=(Pod({**pod.body, "status": pod.body["status"] | {"conditions": SILENT}}),))
+    status = make(mdep, lost).status(NOW)
+    assert (status["reason"], status["ready"], conditions(status)["Available"][0]) == ("NodeLost", "0/1", "False")
+    none = make(mdep, replace(observed, pods=())).status(NOW)
+    assert conditions(none)["Ready"][0] == "False"
+
+
+def test_a_refused_generation_is_told_with_the_replicas_that_stay():
+    mdep = resource(**SMALL)
+    serving = running(mdep, {"state": {"running": {}}}, Ready="True")
+    status = make(resource(**SMALL, suspend=True, quantization="int8"), serving).status(NOW)
+    assert conditions(status)["Accepted"] == ("False", "NotSupportedYet")
+    assert (status["ready"], conditions(status)["ModelLoaded"], conditions(status)["Available"][0]) == ("1/1", ("True", "Loaded"), "True")
 
 
 def test_a_gpu_pod_leaves_before_the_next_comes():

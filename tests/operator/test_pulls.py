@@ -13,6 +13,7 @@ DENIED = f"{UNPACK}pull access denied, repository does not exist or may require 
 HEAD = f'{UNPACK}failed to do request: Head "https://registry.example/v2/": '
 TLS = f"{HEAD}tls: failed to verify certificate: x509: "
 EXPIRED = "certificate has expired or is not yet valid"
+ANSWER = f"{UNPACK}unexpected status from HEAD request to https://registry.example/v2/x: "
 TOKEN = "failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://r.example/token?scope=a: "
 MESSAGES = {
     "not there": (f"rpc error: code = NotFound desc = {UNPACK}{IMAGE}: not found", "was not found in its registry"),
@@ -30,7 +31,8 @@ MESSAGES = {
     "old certificate": (f"{TLS}{EXPIRED}: current time 2026-11-26T07:00:00Z is after 2026-01-01T00:00:00Z", f"({EXPIRED})"),
     "full": (f"{UNPACK}failed to extract layer sha256:ab: write /var/lib/x: no space left on device", "no room"),
     "other processor": (f"{UNPACK}no match for platform in manifest: not found", "kind of processor"),
-    "busy": (f"{UNPACK}unexpected status from HEAD request to https://registry.example/v2/x: 429 Too Many Requests", "429 Too Many"),
+    "busy": (f"{ANSWER}429 Too Many Requests", "does not give it now (429 Too Many Requests)"),
+    "broken": (f"{ANSWER}503 Service Unavailable", "does not give it now (503 Service Unavailable)"),
     "something new": (f"{UNPACK}the moon is full", "cannot be pulled (the moon is full)"),
 }
 
@@ -71,5 +73,13 @@ def test_between_two_attempts_an_older_kubelet_says_nothing_new() -> None:
     tried = failure("ErrImagePull", MESSAGES["not there"][0])
     back_off = f'Back-off pulling image "{IMAGE}"'
     assert failure("ImagePullBackOff", back_off, tried.echo("2026-01-01T00:00:00Z")) == tried
-    other = tried.echo("2026-01-01T00:00:00Z") | {"pod": "q"}
+    other = tried.echo("2026-01-01T00:00:00Z") | {"message": "The image other:1 was not found in its registry."}
     assert "was not found" not in failure("ImagePullBackOff", back_off, other).message
+
+
+def test_an_image_that_holds_a_model_is_named_where_it_is_the_one() -> None:
+    waiting = {"name": "runtime", "state": {"waiting": {"reason": "ErrImagePull", "message": MESSAGES["not there"][0]}}}
+    spec = {"containers": [{"name": "runtime", "image": "jitney-runtime:1"}], "volumes": [{"name": "model", "image": {"reference": IMAGE}}]}
+    found = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": spec, "status": {"containerStatuses": [waiting]}}))
+    assert found is not None
+    assert found.message.startswith(f"The image {IMAGE} was not found")

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ def the_block(start: str) -> str:
 @contextmanager
 def running(command: list[str], folder: Path, **environment: str) -> Iterator[Path]:
     """A server that README starts, with everything it starts in turn; the path of what it prints."""
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", 8000)), "something else listens on port 8000, which README's commands use"
     output = folder / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(

@@ -7,11 +7,18 @@ from typing import Protocol
 
 from jitney_gateway.destination import Destination
 from jitney_gateway.launch import Launch
+from jitney_gateway.machine import Machine
 from jitney_gateway.model import Model
+from jitney_gateway.registry import Registry
 
 
 class Backend(Protocol):
     """Every method may raise GatewayError."""
+
+    @property
+    def registry(self) -> Registry:
+        """Custom models, which are launched by the name that they were registered with."""
+        ...
 
     async def launch(self, launch: Launch) -> str:
         """Begin to start a model; its uid."""
@@ -29,6 +36,18 @@ class Backend(Protocol):
 
     async def terminate(self, uid: str) -> None:
         """Return once no process or pod of it is left to be asked."""
+        ...
+
+    async def add_replicas(self, uid: str, count: int) -> list[int]:
+        """Begin to start so many more; their numbers."""
+        ...
+
+    async def remove_replica(self, uid: str, replica: str) -> int:
+        """How many are left."""
+        ...
+
+    def machines(self) -> tuple[Machine, ...]:
+        """Those that it starts models on by its own hand."""
         ...
 
     def destination(self, uid: str) -> Destination | None:

@@ -7,6 +7,8 @@ class GatewayError(Exception):
     """`retry_after` in seconds, where trying again may help."""
 
     def __init__(self, status: int, detail: str, *, code: str = "", retry_after: int | None = None) -> None:
+        # What was sent may hold half a character, which no answer can.
+        detail = detail.encode(errors="backslashreplace").decode()
         super().__init__(detail)
         self.status, self.detail, self.code, self.retry_after = status, detail, code, retry_after
 

@@ -14,9 +14,12 @@ from jitney_gateway.errors import GatewayError, unknown_model
 from jitney_gateway.kubernetes import manifest
 from jitney_gateway.kubernetes.cluster import AGENT, Cluster
 from jitney_gateway.kubernetes.models import Names
+from jitney_gateway.kubernetes.registry import ConfigMapRegistry
+from jitney_gateway.kubernetes.scaling import Scaling
 from jitney_gateway.kubernetes.sight import Sight
 from jitney_gateway.kubernetes.waking import Waking
 from jitney_gateway.launch import Launch
+from jitney_gateway.machine import Machine
 from jitney_gateway.model import ERROR, LOADING, READY, Json, Model, Replica
 
 # A launch that waits looks so often even when nothing is told, for the sake of PATIENCE.
@@ -32,7 +35,8 @@ class KubernetesBackend:
         """`namespaces` has `home`; None: all."""
         self._cluster, self._home, self._namespaces = cluster, home, namespaces
         self.sight = Sight(cluster, home, namespaces)
-        self._waking = Waking(cluster, self.sight.models)
+        self._waking, self._scaling = Waking(cluster, self.sight.models), Scaling(cluster, self.sight.models)
+        self.registry = ConfigMapRegistry(cluster, home)
         # Why nothing is to be sent here any more, and whether nothing is taken any more.
         self._leaving, self._refusing = "", False
 
@@ -96,10 +100,7 @@ class KubernetesBackend:
         return self._model(body, names) if body else None
 
     async def terminate(self, uid: str) -> None:
-        _, names = await self._read()
-        body = names.find(uid)
-        if body is None:
-            raise unknown_model(uid, names.uids())
+        body = await self._body(uid)
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         options |= {"preconditions": {"uid": body["metadata"]["uid"]}}
         status, answer = await self._cluster.request("DELETE", manifest.path(body), options)
@@ -107,12 +108,27 @@ class KubernetesBackend:
             raise manifest.refused(status, answer.get("message", ""))
         self.sight.models.drop(body)
 
+    async def add_replicas(self, uid: str, count: int) -> list[int]:
+        before = await self._scaling.change(await self._body(uid), count)
+        return list(range(before, before + count))
+
+    async def remove_replica(self, uid: str, replica: str) -> int:
+        """They are alike: which pod goes is the cluster's choice. `replica` is one that is listed, or a number below that of all. The last
+        one leaves a model at zero, which the next request wakes."""
+        body = await self._body(uid)
+        there = [pod.name for pod in self.sight.pods(body)]
+        numbers = body["spec"].get("replicas", 1)
+        if replica not in there and not (replica.isdecimal() and len(replica) < 5 and int(replica) < numbers):
+            raise GatewayError(400, f"{uid} has no replica {replica}; there are {', '.join(there) or numbers}", code="replica_not_found")
+        return await self._scaling.change(body, -1) - 1
+
+    def machines(self) -> tuple[Machine, ...]:
+        """The nodes are the cluster's, and not seen from here."""
+        return ()
+
     async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
         """`replica` is a pod's name, or its number in the order of their names."""
-        _, names = await self._read()
-        body = names.find(uid)
-        if body is None:
-            raise unknown_model(uid, names.uids())
+        body = await self._body(uid)
         pods = f"/api/v1/namespaces/{body['metadata']['namespace']}/pods"
         found, _ = await self._cluster.list(pods, {"labelSelector": f"{manifest.LABEL}={body['metadata']['name']}"})
         there = sorted(item["metadata"]["name"] for item in found)
@@ -123,6 +139,13 @@ class KubernetesBackend:
             )
         query = urlencode({"container": "runtime", "tailLines": lines, "follow": str(follow).lower()})
         return await self._cluster.text(f"{pods}/{pod}/log?{query}")
+
+    async def _body(self, uid: str) -> Json:
+        _, names = await self._read()
+        body = names.find(uid)
+        if body is None:
+            raise unknown_model(uid, names.uids())
+        return body
 
     async def _read(self) -> tuple[list[Json], Names]:
         """As it is now: a person who has just launched at another front door, or with kubectl, expects to see it here."""

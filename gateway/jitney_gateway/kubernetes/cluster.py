@@ -2,10 +2,11 @@
 
 What the front door's role must allow, in its own namespace, and, but for create and delete, in every other that it serves:
   serving.jitney.dev  modeldeployments        list watch create delete
-  serving.jitney.dev  modeldeployments/scale  get patch  (to wake a model)
+  serving.jitney.dev  modeldeployments/scale  get patch  (to wake a model, and for its replicas)
   discovery.k8s.io    endpointslices          list watch
   ""                  pods                    list       (to find the one whose log is asked for)
   ""                  pods/log                get
+  ""                  configmaps              create, and get patch of jitney-registrations, in its own namespace only
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from jitney_gateway.progress import share
 GROUP, VERSION, PLURAL, KIND = "serving.jitney.dev", "v1alpha1", "modeldeployments", "ModelDeployment"
 API = f"/apis/{GROUP}/{VERSION}"
 LABEL = f"{GROUP}/model-deployment"
+# What a launch called it, where the spec says only where the weights are.
+NAME, SIZE = f"{GROUP}/model-name", f"{GROUP}/model-size"
 # A Service gets this name, and needs room for a pod's suffix.
 LONGEST_NAME = 52
 
@@ -45,7 +47,9 @@ def resource(launch: Launch, uid: str, namespace: str) -> Json:
         "env": [{"name": name, "value": value} for name, value in launch.envs.items()] or None,
         "args": _arguments(launch) or None,
     }
-    metadata = {"name": name_of(uid), "namespace": namespace}
+    metadata: Json = {"name": name_of(uid), "namespace": namespace}
+    if launch.model_path:
+        metadata["annotations"] = {NAME: launch.name} | ({SIZE: launch.size} if launch.size else {})
     body = {name: value for name, value in spec.items() if value is not None}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": body}
 
@@ -74,10 +78,11 @@ def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
     resolved = status.get("resolved") or {}
     found = {entry["type"]: entry for entry in status.get("conditions", ())}
     current = status.get("observedGeneration") == metadata.get("generation")
+    called = metadata.get("annotations") or {}
     launch = Launch(
-        name=spec["model"],
+        name=called.get(NAME, spec["model"]),
         uid=spec.get("servedModelName", metadata["name"]),
-        size=resolved.get("size"),
+        size=resolved.get("size") or called.get(SIZE),
         quantization=spec.get("quantization", "none"),
         replicas=spec.get("replicas", 1),
         device=resolved.get("device", "auto"),

@@ -8,7 +8,6 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from jitney_gateway.catalogue import Catalogue
@@ -17,9 +16,12 @@ from jitney_gateway.errors import GatewayError, unknown_model
 from jitney_gateway.launch import Launch
 from jitney_gateway.local import memory
 from jitney_gateway.local.log import tail
+from jitney_gateway.local.registry import LocalRegistry
+from jitney_gateway.local.running import Running
 from jitney_gateway.local.runtime import Runtime
 from jitney_gateway.local.state import State
-from jitney_gateway.model import CREATING, ERROR, LOADING, READY, Model, Replica
+from jitney_gateway.machine import Machine
+from jitney_gateway.model import ERROR, READY, Model
 
 logger = logging.getLogger(__name__)
 
@@ -27,22 +29,12 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 30
 
 
-@dataclass
-class Running:
-    """One launched model and its processes."""
-
-    launch: Launch
-    created: int
-    repository: str
-    context: int | None
-    runtimes: tuple[Runtime, ...]
-
-
 class LocalBackend:
     def __init__(self, folder: Path, catalogue: Catalogue, log_level: str = "info", check_memory: bool = True) -> None:
         """`folder` holds the record of launches and the runtimes' logs."""
         self._catalogue, self._log_level, self._check_memory = catalogue, log_level, check_memory
         self._state = State(folder)
+        self.registry = LocalRegistry(folder)
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._running: dict[str, Running] = {}
@@ -74,20 +66,23 @@ class LocalBackend:
 
     def _begin(self, uid: str, launch: Launch) -> None:
         reference, context = self._resolve(launch)
-        runtimes = tuple(
-            Runtime(f"{uid}-{number}", self._arguments(uid, launch, reference), launch.envs, self._logs, self._say)
-            for number in range(launch.replicas)
-        )
+        runtimes = tuple(self._runtime(uid, launch, reference, number) for number in range(launch.replicas))
         self._running[uid] = Running(launch, int(time.time()), reference, context, runtimes)
         for runtime in runtimes:
             runtime.start()
 
+    def _runtime(self, uid: str, launch: Launch, reference: str, number: int) -> Runtime:
+        return Runtime(f"{uid}-{number}", self._arguments(uid, launch, reference), launch.envs, self._logs, self._say)
+
     def _resolve(self, launch: Launch) -> tuple[str, int | None]:
         """What the runtime is to load, and the window where it is known."""
+        if launch.model_path and launch.model_path.startswith("hf://"):
+            return launch.model_path.removeprefix("hf://"), launch.max_model_len
         if launch.model_path:
-            if not Path(launch.model_path).is_dir():
-                raise GatewayError(400, f"model_path: there is no folder {launch.model_path}", code="model_not_found")
-            return str(Path(launch.model_path).resolve()), launch.max_model_len
+            folder = Path(launch.model_path.removeprefix("file://"))
+            if not folder.is_dir():
+                raise GatewayError(400, f"model_path: there is no folder {folder}", code="model_not_found")
+            return str(folder.resolve()), launch.max_model_len
         if "/" in launch.name:
             return launch.name, launch.max_model_len
         entry = self._catalogue.find(launch.name, launch.size)
@@ -111,6 +106,43 @@ class LocalBackend:
         words = tuple(str(word) for flag, value in flags.items() if value is not None for word in (flag, value))
         return (*words, "--trust-remote-code") if launch.trust_remote_code else words
 
+    async def add_replicas(self, uid: str, count: int) -> list[int]:
+        """The machine must hold one more; which GPU they share is not chosen here."""
+        running = self._known(uid)
+        reference, _ = self._resolve(running.launch)
+        first = max(int(runtime.id) for runtime in running.runtimes) + 1
+        added = tuple(self._runtime(uid, running.launch, reference, number) for number in range(first, first + count))
+        self._keep(running, (*running.runtimes, *added))
+        for runtime in added:
+            runtime.start()
+        return list(range(first, first + count))
+
+    async def remove_replica(self, uid: str, replica: str) -> int:
+        """The last one ends the model."""
+        running = self._known(uid)
+        gone = running.replica(uid, replica, 400)
+        if running.runtimes == (gone,):
+            await self.terminate(uid)
+            return 0
+        self._keep(running, tuple(runtime for runtime in running.runtimes if runtime is not gone))
+        left = len(running.runtimes)
+        await gone.stop(DRAIN_SECONDS + 10)
+        return left
+
+    def _known(self, uid: str) -> Running:
+        running = self._running.get(uid)
+        if running is None:
+            raise unknown_model(uid, list(self._running))
+        return running
+
+    def _keep(self, running: Running, runtimes: tuple[Runtime, ...]) -> None:
+        running.runtimes, running.launch = runtimes, dataclasses.replace(running.launch, replicas=len(runtimes))
+        self._remember()
+        self._say()
+
+    def machines(self) -> tuple[Machine, ...]:
+        return (Machine.here(),)
+
     def _say(self) -> None:
         asyncio.get_running_loop().create_task(self._notify())
 
@@ -131,15 +163,15 @@ class LocalBackend:
                 await self._moved.wait()
 
     async def models(self) -> list[Model]:
-        return [self._model(uid, running) for uid, running in sorted(self._running.items())]
+        return [running.model(uid) for uid, running in sorted(self._running.items())]
 
     async def find(self, uid: str) -> Model | None:
         running = self._running.get(uid)
-        return self._model(uid, running) if running else None
+        return running.model(uid) if running else None
 
     def destination(self, uid: str) -> Destination | None:
         running = self._running.get(uid)
-        return of_model(self._model(uid, running)) if running else None
+        return of_model(running.model(uid)) if running else None
 
     def uids(self) -> list[str]:
         return sorted(self._running)
@@ -155,44 +187,16 @@ class LocalBackend:
         return ""
 
     async def terminate(self, uid: str) -> None:
-        running = self._running.pop(uid, None)
-        if running is None:
-            raise unknown_model(uid, list(self._running))
+        running = self._known(uid)
+        del self._running[uid]
         self._remember()
         self._say()
         await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in running.runtimes))
 
     async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
-        running = self._running.get(uid)
-        if running is None:
-            raise unknown_model(uid, list(self._running))
-        chosen = dict(zip(map(str, range(len(running.runtimes))), running.runtimes, strict=True)).get(replica or "0")
-        if chosen is None:
-            raise GatewayError(404, f"{uid} has no replica {replica}; there are 0 to {len(running.runtimes) - 1}", code="replica_not_found")
-        return tail(chosen.log, lines, lambda: follow and self._running.get(uid) is running)
+        running = self._known(uid)
+        chosen = running.replica(uid, replica or running.runtimes[0].id, 404)
+        return tail(chosen.log, lines, lambda: follow and self._running.get(uid) is running and chosen in running.runtimes)
 
     def _remember(self) -> None:
         self._state.write({uid: dataclasses.replace(running.launch, uid=uid) for uid, running in self._running.items()})
-
-    def _model(self, uid: str, running: Running) -> Model:
-        """Ready when all replicas are; failed when one of them is, with its words."""
-        runtimes = running.runtimes
-        failed = next((runtime for runtime in runtimes if runtime.status == ERROR), None)
-        slowest = failed or min(runtimes, key=lambda runtime: (runtime.status == READY, runtime.progress))
-        replicas = tuple(
-            Replica(str(number), runtime.address, runtime.status, runtime.message if runtime.status == ERROR else "")
-            for number, runtime in enumerate(runtimes)
-        )
-        status = slowest.status if slowest.status in (READY, ERROR, LOADING) else CREATING
-        return Model(
-            uid,
-            running.launch,
-            status,
-            replicas,
-            slowest.progress,
-            slowest.stage,
-            slowest.message,
-            running.created,
-            running.repository,
-            running.context,
-        )

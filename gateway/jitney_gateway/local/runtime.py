@@ -37,7 +37,7 @@ class Runtime:
     """`status`, `stage`, `progress` and `message` are what was last seen; `changed` is called on the loop when they move."""
 
     def __init__(self, name: str, arguments: tuple[str, ...], envs: Mapping[str, str], folder: Path, changed: Callable[[], None]) -> None:
-        """`folder` gets NAME.log, which goes on over restarts."""
+        """`folder` gets NAME.log, which goes on over restarts. What stands behind the last dash of the name is its id."""
         self.name, self._arguments, self._envs, self._folder, self._changed = name, arguments, envs, folder, changed
         self.status, self.stage, self.progress, self.message = LOADING, "launching", 0.0, ""
         self.port = 0
@@ -49,6 +49,10 @@ class Runtime:
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def id(self) -> str:
+        return self.name.rpartition("-")[2]
 
     @property
     def log(self) -> Path:

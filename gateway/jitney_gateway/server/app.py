@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,7 +23,6 @@ logger = logging.getLogger(__name__)
 def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None) -> FastAPI:
     """The backend is started and stopped by whoever owns it."""
     data = chatting.Data(backend, bounds or Bounds())
-    begun = time.time()
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -39,26 +36,6 @@ def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None) -
     app.include_router(logs.routes(backend))
     app.add_exception_handler(GatewayError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
-
-    @app.get("/v1/cluster/auth")
-    async def auth() -> dict[str, bool]:
-        return {"auth": False}
-
-    @app.get("/v1/cluster/version")
-    async def versions() -> dict[str, str]:
-        return {"version": version("jitney"), "full-revisionid": ""}
-
-    @app.get("/v1/cluster/info")
-    async def info() -> list[dict[str, Any]]:
-        return []
-
-    @app.get("/v1/cluster/devices")
-    async def devices() -> int:
-        return 0
-
-    @app.get("/status")
-    async def status() -> dict[str, Any]:
-        return {"uptime": int(time.time() - begun), "workers": {}}
 
     @app.get("/livez")
     async def alive() -> dict[str, str]:

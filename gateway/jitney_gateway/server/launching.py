@@ -11,33 +11,32 @@ from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.launch import Launch
-from jitney_gateway.model import Model, replica_status, written_size
+from jitney_gateway.model import written_size
+from jitney_gateway.server import absent, cluster, registering, replicas
 from jitney_gateway.server.body import json_body
+from jitney_gateway.server.registering import resolved
+from jitney_gateway.server.replicas import known
 
 
 def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
     """All of them, in an order in which no path is taken for a uid."""
     router = APIRouter()
+    router.include_router(absent.routes())
+    router.include_router(cluster.routes(backend))
     router.include_router(_telling(backend, catalogue))
-    router.include_router(_changing(backend))
+    router.include_router(_changing(backend, catalogue))
+    router.include_router(replicas.routes(backend))
+    router.include_router(registering.routes(backend, catalogue))
     return router
 
 
-async def _known(backend: Backend, uid: str) -> Model:
-    """GatewayError (400) where there is none: what Xinference answers here, and 404 for a chat."""
-    model = await backend.find(uid)
-    if model is None:
-        raise GatewayError(400, f"Model not found in the model list, uid: {uid}", code="model_not_found")
-    return model
-
-
-def _changing(backend: Backend) -> APIRouter:
+def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
     """Launch, and the two ways to end a model."""
     router = APIRouter()
 
     @router.post("/v1/models")
     async def launch(request: Request, wait_ready: bool = True) -> dict[str, str]:
-        uid = await backend.launch(Launch.parse(await json_body(request)))
+        uid = await backend.launch(await resolved(Launch.parse(await json_body(request)), backend, catalogue))
         if wait_ready:
             try:
                 await backend.ready(uid)
@@ -51,7 +50,7 @@ def _changing(backend: Backend) -> APIRouter:
     @router.delete("/v1/models/{uid}")
     @router.post("/v1/models/{uid}/cancel")
     async def terminate(uid: str) -> JSONResponse:
-        await _known(backend, uid)
+        await known(backend, uid)
         await backend.terminate(uid)
         return JSONResponse(None)
 
@@ -79,12 +78,7 @@ def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
     @router.get("/v1/models/{uid}")
     async def describe(uid: str) -> dict[str, Any]:
-        return (await _known(backend, uid)).describe()
-
-    @router.get("/v1/models/{uid}/replicas")
-    async def replicas(uid: str) -> list[dict[str, Any]]:
-        model = await _known(backend, uid)
-        return [replica_status(model, replica) for replica in model.replicas]
+        return (await known(backend, uid)).describe()
 
     @router.get("/v1/models/{uid}/progress")
     async def progress(uid: str) -> dict[str, Any]:
@@ -94,13 +88,16 @@ def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:
     @router.get("/v1/engines/{name}")
     @router.get("/v1/engines/LLM/{name}")
     async def engines(name: str) -> dict[str, list[dict[str, Any]]]:
-        entries = catalogue.of(name)
-        if not entries:
+        if entries := catalogue.of(name):
+            return {"Transformers": [_offer(entry.name, entry.size, ("none",)) for entry in entries]}
+        family = await backend.registry.find(name)
+        if family is None:
             raise GatewayError(400, f"Model not found, name: {name}", code="model_not_found")
-        return {"Transformers": [_offer(entry.name, entry.size) for entry in entries]}
+        return {"Transformers": [_offer(name, spec.size, spec.quantizations) for spec in family.specs]}
 
     return router
 
 
-def _offer(name: str, size: str) -> dict[str, Any]:
-    return {"model_name": name, "model_format": "pytorch", "model_size_in_billions": written_size(size), "quantizations": ["none"]}
+def _offer(name: str, size: str, quantizations: tuple[str, ...]) -> dict[str, Any]:
+    billions = written_size(size)
+    return {"model_name": name, "model_format": "pytorch", "model_size_in_billions": billions, "quantizations": list(quantizations)}

@@ -37,11 +37,15 @@ class Catalogue:
         self.entries = entries
 
     @classmethod
-    def read(cls) -> Self:
+    def read(cls, own: Mapping[str, Any] | None = None) -> Self:
+        """`own`: the administrator's families, in the same form; they win, size by size. KeyError, TypeError or AttributeError where one is not of it."""
         # A file of the operator's room, read as data: the rooms' code stays apart.
         text = resources.files("jitney_operator").joinpath("catalogue.yaml").read_text()
-        families = yaml.safe_load(text)
-        return cls(tuple(Entry.parse(name, str(size), values) for name, sizes in families.items() for size, values in sizes.items()))
+        found: dict[tuple[str, str], Entry] = {}
+        for families in (yaml.safe_load(text), own or {}):
+            for name, sizes in families.items():
+                found |= {(name, str(size)): Entry.parse(name, str(size), values) for size, values in sizes.items()}
+        return cls(tuple(found.values()))
 
     def of(self, name: str) -> tuple[Entry, ...]:
         """All sizes of a model; empty where it is not known."""

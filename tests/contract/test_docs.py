@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_the_page_of_reasons_is_the_table_in_the_code():
     assert (DOCS / "status.md").read_text() == reasons.page(), "make docs"
+
+
+def test_the_page_names_every_condition_that_is_written():
+    source = inspect.getsource(conditions)
+    written = set(re.findall(r'Condition\(\s*"(\w+)"', source))
+    named = set(re.findall(r"^\| (\w+) \| (?!True means)", reasons.page().partition("| reason |")[0], re.MULTILINE))
+    assert written == named
 
 
 def test_every_failure_has_its_line():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from jitney_gateway.catalogue import Catalogue as Front
 from jitney_gateway.catalogue import Entry
+from jitney_gateway.kubernetes.settings import Settings, SettingsError
 from jitney_operator.catalogue import Catalogue as Operator
 
 ENTRIES = Front.read().entries
@@ -22,3 +26,38 @@ def test_both_read_the_same(entry: Entry):
         model.repository, model.revision, model.parameters, model.context,
     )  # fmt: skip
     assert entry.kv_elements == 2 * model.layers * model.kv_heads * model.head_dim
+
+
+OWN = {
+    "our-chat": {"3": {"repository": "org/our-chat-3b", "parameters": 3, "layers": 2, "kvHeads": 2, "headDim": 8, "context": 64}},
+    "smollm2-instruct": {"9": {"repository": "org/other", "parameters": 9, "layers": 1, "kvHeads": 1, "headDim": 4, "context": 32}},
+}
+
+
+def test_both_read_the_administrators_families():
+    def found(catalogue: Front | Operator, name: str, size: str | None) -> str:
+        return catalogue.find(name, size).repository
+
+    front, operator = Front.read(OWN), Operator.read(OWN)
+    for name, size in (("our-chat", None), ("smollm2-instruct", "9"), ("smollm2-instruct", "0.135")):
+        assert found(front, name, size) == found(operator, name, size)
+    assert found(front, "qwen2.5-instruct", "0.5") == found(operator, "qwen2.5-instruct", "0.5")
+
+
+@pytest.mark.parametrize(
+    "content", ["catalogue: {x: {'1': {repository: a/b}}}", "catalogue: [1]", "- 1", "catalogue: {x: 3}", "a: [", None]
+)
+def test_a_catalogue_that_cannot_be_read_stops_the_front_door(content: str | None, tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match=f"the catalogue in {file} cannot be read"):
+        Settings.read({"JITNEY_CONFIG": str(file)})
+
+
+def test_the_operators_configuration_is_read_for_its_catalogue(tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"runtimeImage": "x", "catalogue": OWN}))
+    assert Settings.read({"JITNEY_CONFIG": str(file)}).catalogue == OWN
+    file.write_text("runtimeImage: x\n")
+    assert Settings.read({"JITNEY_CONFIG": str(file)}).catalogue == {}

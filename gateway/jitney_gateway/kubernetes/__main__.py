@@ -26,7 +26,7 @@ def main() -> None:
 
 async def serve(settings: Settings) -> None:
     """Until SIGTERM, and until the last answer under way is out."""
-    catalogue = Catalogue.read()
+    catalogue = Catalogue.read(settings.catalogue)
     backend = await KubernetesBackend.connect(settings.namespace, settings.namespaces)
     application = app.make(backend, catalogue, settings.bounds)
     try:

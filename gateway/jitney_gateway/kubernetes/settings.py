@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
+import yaml
+
+from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.routing.bounds import Bounds
 
 PORT = 9997
@@ -26,6 +30,8 @@ class Settings:
     namespace: str = "default"
     namespaces: tuple[str, ...] | None = ("default",)
     bounds: Bounds = field(default_factory=Bounds)
+    # The administrator's models, as the operator's configuration has them.
+    catalogue: Mapping[str, Any] = field(default_factory=dict)
     # After SIGTERM requests are taken for so long, because the removal of the endpoint races the signal.
     linger: int = 5
 
@@ -48,8 +54,22 @@ class Settings:
                 held=_whole(environ, "JITNEY_MAX_HELD_REQUESTS", usual.held, 0, 1_000_000),
                 hold_seconds=_whole(environ, "JITNEY_HOLD_SECONDS", int(usual.hold_seconds), 0, 86_400),
             ),
+            catalogue=_catalogue(environ.get("JITNEY_CONFIG") or ""),
             linger=_whole(environ, "JITNEY_LINGER_SECONDS", cls.linger, 0, 3600),
         )
+
+
+def _catalogue(path: str) -> Mapping[str, Any]:
+    """From the operator's configuration file, of which nothing else is the front door's business."""
+    if not path:
+        return {}
+    try:
+        found = yaml.safe_load(Path(path).read_text())
+        families: Mapping[str, Any] = (found or {}).get("catalogue") or {}
+        Catalogue.read(families)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"JITNEY_CONFIG: the catalogue in {path} cannot be read: {error!r}") from error
+    return families
 
 
 def _namespaces(text: str, home: str) -> tuple[str, ...] | None:

@@ -38,7 +38,7 @@ class Catalogue:
 
     @classmethod
     def read(cls, own: Mapping[str, Any] | None = None) -> Self:
-        """`own`: the administrator's families; they win, size by size. KeyError, TypeError or AttributeError where one is not of the form."""
+        """`own`: the administrator's families; they win, size by size. KeyError, TypeError or AttributeError for any other form."""
         # A file of the operator's room, read as data: the rooms' code stays apart.
         text = resources.files("jitney_operator").joinpath("catalogue.yaml").read_text()
         found: dict[tuple[str, str], Entry] = {}

@@ -188,8 +188,8 @@ failure.
 | Ready | the status is of the newest generation, and every wanted replica of it is ready; also True while suspended or scaled to zero |
 | Stalled | present, and True, only when retrying cannot help |
 
-Besides its own reasons Ready has those of the first three that are not True, Progressing that of a refusal (`Accepted` is False), and Stalled
-the one that only a person can act on.
+Besides its own reasons Ready has those of the first three that are not True, Progressing that of a refusal (`Accepted` is False), and
+Stalled the one that only a person can act on.
 
 | reason | on | it means | what to do |
 |---|---|---|---|"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ NEEDED = {
     "model not found on the hub", "hub says unauthorized", "hub unreachable", "disk full", "crash loop", "start takes too long",
     "Secret missing", "claim missing", "claim without a volume", "quota used up", "name taken", "download under way", "load under way",
     "rollout under way", "rollout stuck", "rollout out of time", "rollout done", "suspended", "scaled to zero", "node lost",
-    "generation not observed yet", "volume cannot be mounted", "cache not writable",
+    "generation not observed yet", "download moving", "load moving", "volume cannot be mounted", "cache not writable",
 }  # fmt: skip
 
 
@@ -35,7 +36,7 @@ class Knows:
 
 @dataclass(frozen=True)
 class Row:
-    """`seconds` from the moment Kubernetes knew to the moment the resource said it."""
+    """`seconds` from the moment Kubernetes knew to the moment the resource said it; of what moves, from one line to the next."""
 
     situation: str
     test: str
@@ -90,6 +91,29 @@ class Situation:
         seen: Seen = self._kubectl.get("mdep", name, self._namespace) or {}
         self._described(name, kind, seen)
         return seen
+
+    def moved(self, situation: str, name: str, pattern: str) -> None:
+        """The resource `name` once it has told two different lines of progress that match `pattern`, the second after the first."""
+        lines: list[str] = []
+        reason = ""
+
+        def tells(found: Seen) -> bool:
+            """A line that was not told before."""
+            nonlocal reason
+            metadata, line = found["metadata"], found["status"].get("progress", "")
+            if (metadata["namespace"], metadata["name"]) != (self._namespace, name) or line in lines or not re.fullmatch(pattern, line):
+                return False
+            lines.append(line)
+            reason = found["status"].get("reason", "")
+            return True
+
+        try:
+            first = self._eye.first("modeldeployments", tells, KNOWN_SECONDS, f"{situation}: a line of {name}")
+            second = self._eye.first("modeldeployments", tells, SHOWN_SECONDS, f"{situation}: a line of {name} after {lines}", first)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self._kubectl.picture(self._namespace)}") from error
+        self._rows.append(Row(situation, self._test, reason, second - first))
+        print(f"\n{situation}: {name} says {lines[0]!r}, and {lines[1]!r} {second - first:.2f} s later")
 
     def _described(self, name: str, kind: str, seen: Seen) -> None:
         """`kubectl describe` alone has the whole sentence, and the failure with its pod and container."""

@@ -23,6 +23,7 @@ from cluster.target import Cluster
 
 PODS = "app.kubernetes.io/name=jitney-gateway"
 HOME = "default"
+REGISTRATIONS = "jitney-registrations"
 IN_CLUSTER = f"http://jitney-gateway.{installation.NAMESPACE}.svc.cluster.local/v1"
 
 
@@ -55,9 +56,39 @@ def test_launched_by_xinferences_client(door: str, cluster: Cluster, kubectl: Ku
         assert "Paris" in answer["choices"][0]["message"]["content"]
         pieces = list(client.get_model(uid).chat(question, generate_config={"max_tokens": 16, "temperature": 0, "stream": True}))
         assert "Paris" in "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces if piece["choices"])
+        assert f"ready: {uid} on " in _command_line(cluster, "logs", uid, "--lines", "10000")
     finally:
         client.terminate_model(uid)
     wait_for(lambda: not kubectl.get("mdep", "by-call-1", HOME), 60, "its end")
+
+
+@pytest.fixture
+def unregistered(door: str, kubectl: Kubectl) -> Iterator[None]:
+    """No custom model is kept in the cluster, before and after."""
+
+    def forget() -> None:
+        kubectl("delete", "configmap", REGISTRATIONS, "-n", HOME, "--ignore-not-found")
+
+    forget()
+    yield
+    forget()
+
+
+def test_custom_models_are_kept_in_the_cluster(door: str, unregistered: None, kubectl: Kubectl) -> None:
+    """The first one makes the ConfigMap, the second one changes it, and both doors behind the URL read it."""
+    client = RESTfulClient(door)
+    spec = {"model_format": "pytorch", "model_size_in_billions": 1, "quantization": "none"}
+    families = {
+        name: {"version": 2, "model_name": name, "model_specs": [spec | {"model_id": f"team/{name}"}]} for name in ("mine", "yours")
+    }
+    for name, family in families.items():
+        client.register_model("LLM", json.dumps(family), persist=True)
+        assert client.get_model_registration("LLM", name) == family | {"is_builtin": False}
+    kept = (kubectl.get("configmap", REGISTRATIONS, HOME) or {})["data"]
+    assert {name: json.loads(text) for name, text in kept.items()} == families
+    client.unregister_model("LLM", "mine")
+    found = {entry["model_name"] for entry in client.list_model_registrations("LLM") if not entry["is_builtin"]}
+    assert found == {"yours"}
 
 
 def test_a_launch_that_cannot_be_says_why(door: str, kubectl: Kubectl) -> None:
@@ -105,19 +136,25 @@ def test_a_model_that_sleeps_is_woken(door: str, smollm2: str, kubectl: Kubectl,
 
 def test_the_command_line_finds_it_through_the_kubeconfig(door: str, smollm2: str, cluster: Cluster, namespace: str) -> None:
     """No endpoint is given: through a port-forward of the Kubernetes client, and the kubelet's."""
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("_ENDPOINT")} | {
-        "KUBECONFIG": str(cluster.kubeconfig)
-    }
-    command = [sys.executable, "-m", "jitney_gateway.cli", "list", "-o", "json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert {entry["id"]: entry["status"] for entry in json.loads(done.stdout)}[f"{namespace}/smollm2"] == "READY"
+    listed = json.loads(_command_line(cluster, "list", "-o", "json"))
+    assert {entry["id"]: entry["status"] for entry in listed}[f"{namespace}/smollm2"] == "READY"
 
 
 def test_a_model_that_nobody_knows(door: str) -> None:
     body = {"model": "nobody", "messages": [{"role": "user", "content": "Hello"}]}
     answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=30)
     assert (answer.status_code, "nobody" in answer.json()["error"]["message"]) == (404, True)
+
+
+def _command_line(cluster: Cluster, *arguments: str) -> str:
+    """What `jitney` prints to whoever has the kubeconfig and nothing else."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_ENDPOINT")} | {
+        "KUBECONFIG": str(cluster.kubeconfig)
+    }
+    command = [sys.executable, "-m", "jitney_gateway.cli", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _lines(client: Client, load: str) -> list[object]:

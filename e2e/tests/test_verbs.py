@@ -1,4 +1,4 @@
-"""Least privilege, both ways: the operator uses every right that the chart gives it, and asks for none that it lacks.
+"""Least privilege, both ways: operator and front door use every right that the chart gives them, and ask for none that they lack.
 
 Runs last (files run in order of their names), on the API server's own record of the whole suite.
 """
@@ -10,45 +10,56 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import yaml
 from product import installation
 from product.eye import Eye
 
 from cluster.kubectl import Kubectl
 from cluster.target import Cluster
 
-ACCOUNT = f"system:serviceaccount:{installation.NAMESPACE}:jitney-operator"
+OPERATOR, GATEWAY = ACCOUNTS = ("jitney-operator", "jitney-gateway")
+# The roles of the front door are gone with it: as test_gateway.py has it installed.
+DOOR = ("gateway.enabled=true", "gateway.namespace=default", "gateway.namespaces={*}")
+Json = dict[str, Any]
 Right = tuple[str, str, str]
 # Granted and not seen in the record, each with its reason.
-NAMED_EXCEPTIONS: dict[Right, str] = {
-    ("serving.jitney.dev", "modeldeployments/finalizers", "update"): "asked for by admission when a child names its owner; never a request",
+NAMED_EXCEPTIONS: dict[str, dict[Right, str]] = {
+    OPERATOR: {
+        ("serving.jitney.dev", "modeldeployments/finalizers", "update"): (
+            "asked for by admission when a child names its owner; never a request"
+        ),
+    },
+    GATEWAY: {},
 }
 
 
-def test_every_right_is_used_and_none_is_missing(cluster: Cluster, kubectl: Kubectl, operator: None) -> None:
-    own = [entry for entry in _record(cluster) if "objectRef" in entry]
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_every_right_is_used_and_none_is_missing(account: str, cluster: Cluster, kubectl: Kubectl, operator: None) -> None:
+    own = [entry for entry in _record(cluster, account) if "objectRef" in entry]
     used = {right for entry in own if entry.get("responseStatus", {}).get("code") != 403 for right in _rights(entry)}
-    granted = _granted(kubectl)
+    granted = _granted(_chart(kubectl), account)
     print(
-        f"\n{len(granted)} rights, {len(own)} requests",
+        f"\n{account}: {len(granted)} rights, {len(own)} requests",
         *sorted(" ".join(filter(None, right)) for right in granted - used),
         sep="\n  not seen: ",
     )
-    assert used <= granted
-    assert granted - used == set(NAMED_EXCEPTIONS) & granted
+    assert used <= granted, f"used and not granted: {used - granted}"
+    assert granted - used == set(NAMED_EXCEPTIONS[account])
 
 
-def test_the_operator_is_refused_nothing(cluster: Cluster, kubectl: Kubectl, eye: Eye) -> None:
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_neither_is_refused_anything(account: str, cluster: Cluster, kubectl: Kubectl, eye: Eye) -> None:
     """Neither with a ClusterRole nor with the Roles of some namespaces did it ask for what it has no right to."""
     # Who leaves with an uninstall may find its rights gone a moment before it is told.
     left = {pod["metadata"]["name"]: _told_to_leave(pod) for pod in eye.seen("pods") if "deletionTimestamp" in pod["metadata"]}
-    own = [entry for entry in _record(cluster) if _moment(entry["requestReceivedTimestamp"]) < left.get(_pod(entry), FOREVER)]
+    own = [entry for entry in _record(cluster, account) if _moment(entry["requestReceivedTimestamp"]) < left.get(_pod(entry), FOREVER)]
     assert not {f"{entry['verb']} {entry['requestURI']}" for entry in own if _lacks_right(entry)}
 
 
 FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
-def _told_to_leave(pod: dict[str, Any]) -> datetime:
+def _told_to_leave(pod: Json) -> datetime:
     """Kubernetes notes when it is to be gone, in whole seconds."""
     metadata = pod["metadata"]
     return _moment(metadata["deletionTimestamp"]) - timedelta(seconds=metadata.get("deletionGracePeriodSeconds", 0) + 2)
@@ -58,28 +69,29 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _pod(entry: dict[str, Any]) -> str:
+def _pod(entry: Json) -> str:
     return str(entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0])
 
 
-def _record(cluster: Cluster) -> list[dict[str, Any]]:
-    """Everything the operator asked the API server for, in the whole suite."""
+def _record(cluster: Cluster, account: str) -> list[Json]:
+    """Everything that `account` asked the API server for, in the whole suite."""
     log = getattr(cluster, "audit_log", None)
     if log is None:
         pytest.skip("only the local cluster keeps an audit log here")
-    entries = [json.loads(line) for line in log.read_text().splitlines() if ACCOUNT in line]
-    own = [entry for entry in entries if entry["user"]["username"] == ACCOUNT]
-    assert own
+    name = f"system:serviceaccount:{installation.NAMESPACE}:{account}"
+    entries = [json.loads(line) for line in log.read_text().splitlines() if name in line]
+    own = [entry for entry in entries if entry["user"]["username"] == name]
+    assert own, f"{account} asked for nothing"
     return own
 
 
-def _lacks_right(entry: dict[str, Any]) -> bool:
+def _lacks_right(entry: Json) -> bool:
     """Refused for its roles, not because a namespace is on its way out."""
     response = entry.get("responseStatus", {})
     return response.get("code") == 403 and "cannot" in response.get("message", "")
 
 
-def _rights(entry: dict[str, Any]) -> set[Right]:
+def _rights(entry: Json) -> set[Right]:
     """What a request had to be allowed: an apply that makes its object is recorded as a patch, and asked for create besides."""
     reference = entry["objectRef"]
     resource = "/".join(filter(None, (reference["resource"], reference.get("subresource"))))
@@ -87,14 +99,37 @@ def _rights(entry: dict[str, Any]) -> set[Right]:
     return {(reference.get("apiGroup", ""), resource, verb) for verb in (entry["verb"], *(["create"] if made else []))}
 
 
-def _granted(kubectl: Kubectl) -> set[Right]:
-    name = "jitney-operator"
-    roles = [kubectl.get("clusterrole", name, installation.NAMESPACE), kubectl.get("role", name, installation.NAMESPACE)]
+def _chart(kubectl: Kubectl) -> list[Json]:
+    """Everything that the chart makes with the suite's values, the front door included."""
+    flags = [word for value in DOOR for word in ("--set", value)]
+    where = ("--namespace", installation.NAMESPACE, "--values", str(installation.VALUES))
+    text = kubectl.helm("template", installation.RELEASE, str(installation.CHART), *where, *flags)
+    return [made for made in yaml.safe_load_all(text) if made]
+
+
+def _granted(chart: list[Json], account: str) -> set[Right]:
+    """By every role that is bound to it."""
+    roles = {_name(made): made["rules"] for made in chart if made["kind"] in ("Role", "ClusterRole")}
+    bound = [made for made in chart if made["kind"] in ("RoleBinding", "ClusterRoleBinding") and account in _subjects(made)]
     return {
         (group, resource, verb)
-        for role in roles
-        for rule in (role or {})["rules"]
+        for binding in bound
+        for rule in roles[_role(binding)]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+def _name(made: Json) -> Right:
+    """Kind, name, and where it is."""
+    return made["kind"], made["metadata"]["name"], made["metadata"].get("namespace", "")
+
+
+def _role(binding: Json) -> Right:
+    reference = binding["roleRef"]
+    return reference["kind"], reference["name"], binding["metadata"].get("namespace", "") if reference["kind"] == "Role" else ""
+
+
+def _subjects(binding: Json) -> set[str]:
+    return {subject["name"] for subject in binding["subjects"] if subject["namespace"] == installation.NAMESPACE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from jitney_operator.api import LABEL, TEMPLATE
 from support.namespaces import Namespace
 
 
@@ -25,12 +26,25 @@ def settled(namespace: Namespace, name: str = "chat") -> bool:
 
 
 def finish_rollout(namespace: Namespace, name: str = "chat") -> None:
-    """As the Deployment controller says it once every wanted pod is there and ready."""
+    """Every wanted pod is there and ready, no other is, and the Deployment controller says so."""
     seen = deployment(namespace, name)
     count = seen["spec"]["replicas"]
+    _make_ready(namespace, name, count, seen["spec"]["template"]["metadata"]["annotations"][TEMPLATE])
     status: dict[str, Any] = {"observedGeneration": seen["metadata"]["generation"], "replicas": count, "updatedReplicas": count}
     status |= {"readyReplicas": count, "availableReplicas": count}
     _patch_status(namespace, "deployment", name, status)
+
+
+def _make_ready(namespace: Namespace, name: str, count: int, template: str) -> None:
+    found = json.loads(namespace.kubectl("get", "pods", "-l", f"{LABEL}={name}", "-o", "json"))["items"]
+    current = [pod["metadata"]["name"] for pod in found if pod["metadata"]["annotations"].get(TEMPLATE) == template]
+    if gone := [pod["metadata"]["name"] for pod in found if pod["metadata"]["name"] not in current[:count]]:
+        namespace.kubectl("delete", "pod", *gone, "--grace-period=0", "--force")
+    for number in range(len(current), count):
+        current.append(f"{name}-{template[:5]}-{number}")
+        make_pod(namespace, current[-1], name)
+    for pod in current[:count]:
+        set_container(namespace, {"running": {}}, pod, conditions=[{"type": "Ready", "status": "True"}])
 
 
 def make_pod(namespace: Namespace, pod: str = "chat-1", name: str = "chat") -> None:

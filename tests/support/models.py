@@ -60,13 +60,28 @@ def save_hollow(folder: Path, gigabytes: float) -> Path:
     rows = int(gigabytes * 1e9 / 2 / hidden)
     shape = {"vocab_size": rows, "hidden_size": hidden, "num_hidden_layers": 1, "tie_word_embeddings": True}
     config = AutoConfig.for_model("llama", **(_SHAPE | shape), dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    return _save_hole(folder, config, "BF16", 2)
+
+
+def save_slow(folder: Path) -> Path:
+    """A Qwen2 that a third of a core needs some 18 s to load, tensor by tensor: 286 million zeros of one byte, each made a float32.
+
+    As above it takes no time to make, and no disk until it is downloaded.
+    """
+    shape = {"vocab_size": 49152, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 100}
+    config = AutoConfig.for_model("qwen2", **(_SHAPE | shape), dtype="float32", architectures=["Qwen2ForCausalLM"])
+    return _save_hole(folder, config, "F8_E4M3", 1)
+
+
+def _save_hole(folder: Path, config: Any, dtype: str, width: int) -> Path:
+    """`dtype` as safetensors calls it, `width` its bytes."""
     config.save_pretrained(folder)
     with torch.device("meta"):
         names = {name: list(weight.shape) for name, weight in AutoModelForCausalLM.from_config(config).named_parameters()}
     header, end = {}, 0
     for name, size in names.items():
-        start, end = end, end + 2 * functools.reduce(int.__mul__, size)
-        header[name] = {"dtype": "BF16", "shape": size, "data_offsets": [start, end]}
+        start, end = end, end + width * functools.reduce(int.__mul__, size)
+        header[name] = {"dtype": dtype, "shape": size, "data_offsets": [start, end]}
     head = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)

@@ -125,7 +125,7 @@ def _loading_bar(progress: Progress) -> Callable[[Callable[..., Any], tuple[Any,
 
     def make(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         bar = factory(*args, **kwargs)
-        total, advance, done = kwargs.get("total"), bar.update, 0
+        total, advance, done = bar.total, bar.update, 0
 
         def update(count: int = 1) -> Any:
             nonlocal done

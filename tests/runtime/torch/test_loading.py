@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from jitney_runtime.errors import GPUOutOfMemory, ModelDamaged, ModelNotFound, NotSupportedYet, StartError
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
-from jitney_runtime.torch_backend import hub, loading
+from jitney_runtime.torch_backend import checkpoint, hub, loading
 from support.models import save_tiny
 
 WEIGHTS = "model.safetensors"
@@ -36,6 +38,15 @@ def test_a_whole_folder_loads(whole: Path):
     assert loaded.scheduler.max_model_len == 256
     assert loaded.runner.vocabulary == 300
     assert loaded.scheduler.eos_tokens == {loaded.tokenizer.eos_token_id}
+
+
+def test_it_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch):
+    """By tensors, as transformers goes through them: the bar itself counts them, and nobody says how many there are."""
+    told: list[int] = []
+    monkeypatch.setattr(Progress, "loading", lambda _, percent=None: told.append(percent))
+    bar = checkpoint._loading_bar(Progress())(tqdm, (range(8),), {"mininterval": 0, "miniters": 1, "file": io.StringIO()})
+    assert list(bar) == list(range(8))
+    assert told == [12, 25, 37, 50, 62, 75, 87, 100]
 
 
 def rewritten(**fields: Any) -> Callable[[Path], None]:

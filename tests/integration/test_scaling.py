@@ -75,7 +75,7 @@ def test_the_replicas_follow_the_load_and_wait_before_they_fall(namespace: Names
         operator.until(lambda: replicas(namespace) == 3)
         said = operator.until(lambda: namespace.get()["status"].get("autoscaling"))
         assert said == {"replicas": 3, "decidedBy": "Load"}
-        assert namespace.get()["status"]["ready"] == "0/3"
+        assert namespace.get()["status"]["ready"] == "1/3"
         assert namespace.get()["spec"].get("replicas", 1) == 1, "the spec is the person's"
         runtime.requests = 0
         fell = time.monotonic()

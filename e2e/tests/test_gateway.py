@@ -56,7 +56,7 @@ def test_launched_by_xinferences_client(door: str, cluster: Cluster, kubectl: Ku
         assert "Paris" in answer["choices"][0]["message"]["content"]
         pieces = list(client.get_model(uid).chat(question, generate_config={"max_tokens": 16, "temperature": 0, "stream": True}))
         assert "Paris" in "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces if piece["choices"])
-        assert f"ready: {uid} on " in _command_line(cluster, "logs", uid, "--lines", "10000")
+        assert f"ready: {uid} on " in _command_line(cluster, "logs", "--model-uid", uid, "--lines", "10000")
     finally:
         client.terminate_model(uid)
     wait_for(lambda: not kubectl.get("mdep", "by-call-1", HOME), 60, "its end")

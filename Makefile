@@ -5,6 +5,8 @@ SHELL := /bin/bash
 export PATH := /usr/local/go/bin:$(HOME)/.local/bin:$(PATH)
 export PYTHONPATH := e2e
 RUN := .venv/bin/
+# Two processes share the tests, a file at a time: much of a test is waiting for processes that it started.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 # The C kernels: built with the environment.
 KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.[ch])
 
@@ -37,10 +39,10 @@ fmt: setup ## format and fix what can be fixed
 	$(RUN)ruff check --fix .
 
 test: go setup control-plane ## unit, contract and integration tests
-	@$(RUN)pytest -m "not long"
+	@$(RUN)pytest -m "not long" $(SIDE_BY_SIDE)
 
 test-long: go setup control-plane ## the tests, with their longer forms, and what they cover
-	@$(RUN)pytest --cov --cov-report=term
+	@$(RUN)pytest $(SIDE_BY_SIDE) --cov --cov-report=term
 
 # A missing Go is said before 5.5 GB are downloaded, and the API server is built where its progress can be seen.
 go:

@@ -38,8 +38,7 @@ def the_block(start: str) -> str:
 @contextmanager
 def running(command: list[str], folder: Path, **environment: str) -> Iterator[Path]:
     """A server that README starts, with everything it starts in turn; the path of what it prints."""
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", 8000)), "something else listens on port 8000, which README's commands use"
+    assert not listening(), "something else listens on port 8000, which README's commands use"
     output = folder / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -50,6 +49,15 @@ def running(command: list[str], folder: Path, **environment: str) -> Iterator[Pa
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
+        # `make` is gone before the server that it ran: giving its memory back takes a moment.
+        end = time.monotonic() + 30
+        while listening() and time.monotonic() < end:
+            time.sleep(0.05)
+
+
+def listening() -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", 8000)) == 0
 
 
 def wait_ready(output: Path, seconds: float = 240) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import httpx
 import pytest
 from xinference_client import AsyncRESTfulClient, RESTfulClient
 
-from support.local import NAME, QUESTION, Local, launch, running_local, until
+from support.local import NAME, QUESTION, Local, launch, until
 
 BEGINNING = "The capital of France is"
 GREEDY = {"temperature": 0, "max_tokens": 20}
@@ -24,28 +24,9 @@ ENDLESS = {"temperature": 1, "max_tokens": 2000, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with running_local(tmp_path_factory.mktemp("local")) as local:
-        yield local
-
-
-@pytest.fixture(scope="module")
-def client(local: Local) -> RESTfulClient:
-    return RESTfulClient(local.url)
-
-
-@pytest.fixture(scope="module")
 def uid(client: RESTfulClient) -> str:
     """A model that is ready when launch_model returns, as there."""
     return client.launch_model(**launch(), max_num_seqs=16)
-
-
-@pytest.fixture
-async def caller(local: Local) -> AsyncIterator[AsyncRESTfulClient]:
-    """The async client, which belongs to one event loop."""
-    client = AsyncRESTfulClient(local.url)
-    yield client
-    await client.close()
 
 
 def said(events: list[dict[str, Any]]) -> str:

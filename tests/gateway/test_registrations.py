@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,6 @@ def family(name: str, **spec: Any) -> str:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny"), vocab_size=49152)
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with running_local(tmp_path_factory.mktemp("local")) as local:
-        yield local
-
-
-@pytest.fixture(scope="module")
-def client(local: Local) -> RESTfulClient:
-    return RESTfulClient(local.url)
-
-
-@pytest.fixture
-async def caller(local: Local) -> AsyncIterator[AsyncRESTfulClient]:
-    """The async client, which belongs to one event loop."""
-    client = AsyncRESTfulClient(local.url)
-    yield client
-    await client.close()
 
 
 def names(client: RESTfulClient) -> dict[str, bool]:

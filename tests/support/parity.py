@@ -4,7 +4,7 @@ They are equal, or different only where fp32 cannot tell two tokens apart: its m
 several, so near-ties may flip legitimately. A sequence whose solo top-two gap stays above CLEAR of the logits' standard deviation must be
 equal token for token; elsewhere the first difference must fall where the fp64 gap between the two tokens is under TIE of it, and of all
 sequences that a session compares at most ALLOWED_TIES may differ so. One test compares too few to judge a share: TOTAL adds them up, and
-tests/runtime/torch/conftest.py judges and prints it when the session ends.
+tests/conftest.py judges and prints it when the session ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -22,10 +22,10 @@ from jitney_runtime.engine.engine import Engine
 from jitney_runtime.engine.model_runner import ModelRunner
 from jitney_runtime.engine.scheduler import Scheduler
 from support.engine import make_sequence
+from support.verdict import TOTAL, Verdict
 
 CLEAR = 1e-3
 TIE = 1e-4
-ALLOWED_TIES = 0.001
 
 
 @dataclass(frozen=True)
@@ -38,41 +38,6 @@ class Solo:
     prompt: list[int]
     tokens: list[int]
     gap: float
-
-
-@dataclass
-class Verdict:
-    """Counts of comparisons. `wrong` names sequences that differ where they must not; `clear` counts those whose gap allows none."""
-
-    equal: int = 0
-    ties: int = 0
-    wrong: list[str] = field(default_factory=list)
-    clear: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.equal + self.ties + len(self.wrong)
-
-    @property
-    def rare(self) -> bool:
-        """Whether the near-ties are few enough. Strict: among less than 1,000 sequences there may be none."""
-        return self.ties <= ALLOWED_TIES * self.count
-
-    def add(self, other: Verdict) -> None:
-        self.equal += other.equal
-        self.ties += other.ties
-        self.wrong += other.wrong
-        self.clear += other.clear
-
-    def __str__(self) -> str:
-        return (
-            f"{self.count} sequences, {self.clear} of them clear throughout: {self.equal} equal token for token, "
-            f"{self.ties} with a near-tie that float64 confirms, {len(self.wrong)} wrong {self.wrong[:3]}"
-        )
-
-
-# Of this session.
-TOTAL = Verdict()
 
 
 def solo_answers(reference: PreTrainedModel, prompts: list[list[int]], count: int) -> list[Solo]:

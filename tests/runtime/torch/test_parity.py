@@ -23,7 +23,6 @@ from support.engine import make_sequence
 from support.models import TINY, smollm2, tiny_model
 from support.parity import (
     Solo,
-    Verdict,
     assert_as_alone,
     batched_answers,
     compare,
@@ -32,6 +31,7 @@ from support.parity import (
     solo_answers,
 )
 from support.rows import RowCounter
+from support.verdict import Verdict
 
 attention.register()
 BLOCK = 8

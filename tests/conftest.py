@@ -1,0 +1,42 @@
+"""What all comparisons with `generate` of a session found together: added up over the processes that share its tests, printed, judged."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from support.verdict import ALLOWED_TIES, TOTAL, Verdict
+
+KEY = "answers compared"
+
+
+class Sum:
+    """In the process that leads others: they hand over what they found when they end."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: pytest.Session) -> None:
+        if found := getattr(node, "workeroutput", {}).get(KEY):
+            TOTAL.add(Verdict(**found))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Sum())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output[KEY] = dataclasses.asdict(TOTAL)
+    elif not TOTAL.rare and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not TOTAL.count:
+        return
+    terminalreporter.section("answers compared with generate alone")
+    terminalreporter.line(str(TOTAL), red=bool(TOTAL.wrong))
+    if not TOTAL.rare:
+        share = f"{TOTAL.ties} of {TOTAL.count} sequences differ at a near-tie, and {ALLOWED_TIES:.1%} may (none of fewer than 1,000)"
+        terminalreporter.line(f"FAILED: {share}", red=True)

@@ -38,9 +38,12 @@ WORKERS = 8
 def main() -> None:
     """The console script; exit code 2 when the settings are wrong."""
     try:
-        settings = Settings.read(os.environ)
+        _start(Settings.read(os.environ))
     except SettingsError as error:
         sys.exit(_complain(error))
+
+
+def _start(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # One line per event is a person's debugging, not a log.
     logging.getLogger("kopf").setLevel(logging.WARNING)
@@ -73,9 +76,9 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
     store, queue, metrics = Store(), WorkQueue(), Metrics()
     warmup = Warmup(store, cluster, settings.watch_namespaces)
     pruning = Pruning(store, queue, cluster, settings.watch_namespaces)
-    scrape = Scrape(store, queue, lambda: lease.mine)
+    scrape = Scrape(store, queue, lambda: lease.mine and warmup.done.is_set())
     load = Load(store, queue, lambda: lease.mine)
-    troubles = Troubles(store, queue, cluster, lambda: lease.mine)
+    troubles = Troubles(store, queue, cluster, lambda: lease.mine and warmup.done.is_set())
     autoscalers = Autoscalers(store, queue, cluster, settings.watch_namespaces, lambda: lease.mine)
     observer = Observer(store, scrape, load, troubles, Claims(cluster), autoscalers)
     writer = Writer(cluster, lease, metrics)

@@ -20,6 +20,8 @@ LABEL = f"{GROUP}/model-deployment"
 APPLIED = f"{GROUP}/applied"
 # On pods: which template they were made from. Ours, not the Deployment controller's hash, because plan must know it beforehand.
 TEMPLATE = f"{GROUP}/template"
+# On a ModelDeployment, from a front door that holds requests for it: each new value is a new call for a replica.
+WANTED = f"{GROUP}/wanted-at"
 MANAGER = "jitney-operator"
 STATUS_MANAGER = "jitney-operator-status"
 CONTAINER = "runtime"
@@ -145,6 +147,8 @@ class ModelDeployment:
     asks: str = ""
     # A HorizontalPodAutoscaler (KEDA makes one too) sets spec.replicas.
     scaled_by_hpa: bool = False
+    # The annotation WANTED. Only that it changes means something.
+    wanted_at: str = ""
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
@@ -158,6 +162,7 @@ class ModelDeployment:
             spec=Spec.parse(body["spec"], metadata["name"]),
             status=body.get("status", {}),
             asks=_digest({name: value for name, value in body["spec"].items() if name not in NOT_OF_A_POD}),
+            wanted_at=(metadata.get("annotations") or {}).get(WANTED, ""),
         )
 
     @property

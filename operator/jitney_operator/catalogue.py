@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Self
 
@@ -11,6 +12,8 @@ import yaml
 
 from jitney_operator.errors import Rejected, SettingsError
 
+# As the resource's own, and its status.resolved, may be.
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 NEEDED = ("repository", "parameters", "layers", "kvHeads", "headDim", "context")
 
 
@@ -78,8 +81,10 @@ class Catalogue:
         raise Rejected("SizeNotFound", f"{name} has no size {size}; set spec.size to one of {sizes}.")
 
     def by_repository(self, repository: str) -> Model | None:
-        """The shape of a repository that was named directly; None when it is not catalogued."""
-        return next((model for models in self._models.values() for model in models if model.repository == repository), None)
+        """The shape of a repository that was named directly; None when it is not catalogued. Without the entry's revision: who names a
+        repository means it as it is now, or says a revision."""
+        found = next((model for models in self._models.values() for model in models if model.repository == repository), None)
+        return replace(found, revision=None) if found else None
 
 
 def _entries(name: str, sizes: Any) -> list[tuple[str, Any]]:
@@ -102,6 +107,7 @@ def _model(name: str, size: str, values: Any) -> Model:
     wrong = [key for key in (*NEEDED[1:], "hidden", "vocabulary") if key in values and (type(values[key]) is not int or values[key] < 1)]
     if wrong:
         raise SettingsError(f"{place}: {wrong[0]} must be a whole number above 0, not {values[wrong[0]]!r}")
-    if not isinstance(values.get("revision", ""), str):
-        raise SettingsError(f"{place}: revision must be a text in quotes, not {values['revision']!r}")
+    revision = values.get("revision", "")
+    if not isinstance(revision, str) or (revision and not _REVISION.fullmatch(revision)):
+        raise SettingsError(f"{place}: revision must be a commit, branch or tag in quotes, not {revision!r}")
     return Model.parse(size, values)

@@ -23,10 +23,11 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 
 from jitney_operator.api import API_VERSION, KIND, LABEL, MANAGER, PLURAL, Json
-from jitney_operator.errors import ClusterError
+from jitney_operator.errors import ClusterError, SettingsError
 from jitney_operator.observed import Listing
 
 # Where the objects that are watched live, by kind: the group's path and the plural.
@@ -50,11 +51,18 @@ class Cluster:
 
     @classmethod
     async def connect(cls) -> Self:
-        """From KUBECONFIG when it is set, else with the pod's service account."""
-        if os.environ.get("KUBECONFIG"):
-            await config.load_kube_config()
-        else:
-            config.load_incluster_config()
+        """From KUBECONFIG when it is set, else with the pod's service account; SettingsError when neither can be used."""
+        file = os.environ.get("KUBECONFIG")
+        try:
+            if file:
+                await config.load_kube_config()
+            else:
+                config.load_incluster_config()
+        except (config.ConfigException, yaml.YAMLError, OSError, TypeError) as error:
+            said = " ".join(str(error).split())
+            if file:
+                raise SettingsError(f"KUBECONFIG {file} cannot be used: {said}") from error
+            raise SettingsError(f"this is no pod with a service account ({said}): set KUBECONFIG to the path of a kubeconfig") from error
         return cls(client.ApiClient())
 
     async def close(self) -> None:

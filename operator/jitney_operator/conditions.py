@@ -228,4 +228,6 @@ def _idle(facts: Facts) -> str:
 def _idle_message(facts: Facts) -> str:
     if facts.mdep.spec.suspend:
         return "Suspended; set spec.suspend to false to serve again."
+    if facts.mdep.scales_itself and facts.accepted.status == TRUE:
+        return "Scaled to zero by its load; the next request to the front door wakes it."
     return "Scaled to zero; set spec.replicas to serve again."

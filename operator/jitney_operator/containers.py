@@ -74,9 +74,13 @@ def cannot_be_made(pod: Pod, message: str) -> Failure:
     return Failure("CrashLoop", f"The container cannot be made: {words}", pod.name, contained=True)
 
 
-def stuck(pod: Pod, trouble: Trouble | None) -> Failure | None:
-    if trouble is None or not pod.stuck:
+def stuck(pod: Pod, trouble: Trouble | None, told: Json) -> Failure | None:
+    """`told` of this pod holds until Events have been asked for, as after a restart of the operator."""
+    if not pod.stuck:
         return None
+    if trouble is None:
+        same = told.get("pod") == pod.name and told.get("reason") in ("MountFailed", "SandboxFailed") and not pod.container.get("lastState")
+        return Failure(told["reason"], told.get("message", ""), pod.name) if same else None
     message = NAMES_OF_AN_ATTEMPT.sub("...", trouble.message).rstrip(". ")
     if trouble.reason == "FailedCreatePodSandBox":
         return Failure("SandboxFailed", f"The node cannot set the pod up: {message}.", pod.name)

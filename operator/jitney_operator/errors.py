@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_FINAL = ("field not declared in schema", "failed calling webhook")
+
 
 class OperatorError(Exception):
     """Everything this room raises on purpose."""
@@ -28,8 +30,13 @@ class ClusterError(OperatorError):
         self.status = status
         self.message = message
         # Understood and not wanted: the same request will be refused again. An apply with an unknown field comes back as a 500.
-        self.final = status in (400, 403, 422) or "field not declared in schema" in message
+        # So does an admission webhook that does not answer, which may last for ever.
+        self.final = status in (400, 403, 422) or any(words in message for words in _FINAL)
         self.retry_after = retry_after
+
+
+class StoreLost(OperatorError):
+    """The watches were lost during a look, and with them the store: what it lacks now says nothing of the cluster."""
 
 
 class NotLeading(OperatorError):

@@ -8,7 +8,7 @@ from datetime import datetime
 from jitney_operator.api import API_VERSION, GROUP, KIND, Json, ModelDeployment
 
 CONTROLLER = f"{GROUP}/operator"
-# The server refuses longer notes.
+# Bytes. The server refuses longer notes.
 LONGEST_NOTE = 1024
 
 
@@ -31,7 +31,7 @@ def transition(mdep: ModelDeployment, status: Json, instance: str, now: datetime
         "action": "Report",
         "type": "Warning" if _is_trouble(status, after) else "Normal",
         "reason": after["reason"],
-        "note": _note(status, after)[:LONGEST_NOTE],
+        "note": _note(status, after).encode()[:LONGEST_NOTE].decode(errors="ignore"),
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": KIND,

@@ -50,5 +50,5 @@ def of_pod(pod: Pod, others: tuple[Pod, ...] = (), trouble: Trouble | None = Non
         or placing.lost(pod)
         or containers.waiting(pod, told or {})
         or exits.of_pod(pod)
-        or containers.stuck(pod, trouble)
+        or containers.stuck(pod, trouble, told or {})
     )

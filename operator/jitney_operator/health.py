@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from jitney_operator.errors import SettingsError
 from jitney_operator.metrics import Metrics
 
 
@@ -23,7 +24,10 @@ class Health:
         app.router.add_get("/metrics", self._text)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, port=self._port).start()
+        try:
+            await web.TCPSite(self._runner, port=self._port).start()
+        except (OSError, OverflowError) as error:
+            raise SettingsError(f"JITNEY_HTTP_PORT {self._port} cannot be used: {error}; set it to a port that is free") from error
 
     async def stop(self) -> None:
         if self._runner:

@@ -14,6 +14,8 @@ from jitney_operator.errors import ClusterError
 logger = logging.getLogger(__name__)
 
 DURATION, DEADLINE, PERIOD = 15.0, 10.0, 2.0
+# A request that hangs must not use up the time in which the next one could renew.
+PATIENCE = 4.0
 
 
 class Lease:
@@ -37,9 +39,10 @@ class Lease:
         """For ever: acquire, renew."""
         while True:
             try:
-                await self._turn()
-            except ClusterError as error:
-                logger.warning("lease: %s", error)
+                async with asyncio.timeout(PATIENCE):
+                    await self._turn()
+            except (ClusterError, TimeoutError) as error:
+                logger.warning("lease: %s", str(error) or f"no answer within {PATIENCE:.0f} s")
             if self.held.is_set() and not self.mine:
                 logger.error("lease lost: it could not be renewed for %.0f s", DEADLINE)
                 self.held.clear()
@@ -50,10 +53,21 @@ class Lease:
         if not self.held.is_set():
             return
         self.held.clear()
+        while not await self._given_back():
+            await asyncio.sleep(0.1)
+
+    async def _given_back(self) -> bool:
+        """False when a renewal that was still on its way came in between."""
         record = await self._cluster.get(f"{self._path}/{self._name}")
         if record and record.get("spec", {}).get("holderIdentity") == self._identity:
             record["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
-            await self._cluster.request("PUT", f"{self._path}/{self._name}", record)
+            try:
+                await self._cluster.request("PUT", f"{self._path}/{self._name}", record)
+            except ClusterError as error:
+                if error.status != 409:
+                    raise
+                return False
+        return True
 
     async def _turn(self) -> None:
         started = time.monotonic()

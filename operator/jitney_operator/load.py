@@ -37,8 +37,11 @@ class Load:
             return None
         uid, scaler = self._scalers.get(mdep.key, ("", None))
         if scaler is None or uid != mdep.uid:
-            scaler = Scaler(mdep.spec.autoscaling.clamp(_current(observed, mdep)))
+            scaler = Scaler(mdep.spec.autoscaling.clamp(current(observed, mdep)), mdep.wanted_at)
             self._scalers[mdep.key] = (mdep.uid, scaler)
+        before = scaler.replicas
+        if scaler.hear(mdep.wanted_at, mdep.spec.autoscaling, asyncio.get_running_loop().time()) > before:
+            logger.info("%s: requests wait at a front door: from %d to %d replicas", mdep.key, before, scaler.replicas)
         return mdep.spec.autoscaling.clamp(scaler.replicas)
 
     async def run(self) -> None:
@@ -77,10 +80,14 @@ class Load:
             self._queue.add(mdep.key)
 
 
-def _current(observed: Observed, mdep: ModelDeployment) -> int:
-    """What runs now; a new resource, or one that was suspended, begins with what the spec says."""
+def current(observed: Observed, mdep: ModelDeployment) -> int:
+    """What runs now, none while it sleeps; a new resource, or one that was suspended, begins with what the spec says."""
     running = (observed.deployment or {}).get("spec", {}).get("replicas", 0)
-    return int(running) or mdep.spec.replicas
+    # Not there while it is suspended.
+    scaled = mdep.status.get("autoscaling")
+    if scaled is None:
+        return int(running) or mdep.spec.replicas
+    return int(running if observed.deployment else scaled["replicas"])
 
 
 async def _load_of(asking: Asking, pod: Pod) -> float | None:

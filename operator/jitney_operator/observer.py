@@ -9,7 +9,7 @@ from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.claims import Claims
 from jitney_operator.conditions import Progress
 from jitney_operator.errors import ClusterError
-from jitney_operator.load import Load
+from jitney_operator.load import Load, current
 from jitney_operator.observed import Observed
 from jitney_operator.scrape import Scrape
 from jitney_operator.store import Store
@@ -54,7 +54,7 @@ class Observer:
         mdep = mdep.with_hpa(self.autoscalers.scales(mdep.key))
         if mdep.scales_itself and not self.autoscalers.known:
             # Perhaps an autoscaler has the say, so what runs goes on.
-            replicas: int | None = int((children.deployment or {}).get("spec", {}).get("replicas", 0)) or mdep.spec.replicas
+            replicas: int | None = current(children, mdep)
         else:
             replicas = self.load.replicas(mdep, children)
         scaled = mdep if replicas is None else mdep.with_replicas(replicas)

@@ -24,15 +24,15 @@ def check(spec: Spec, allow: Allow) -> None:
 def _image(spec: Spec, allow: Allow) -> None:
     """The runtime's own, and one that holds a model."""
     model = spec.model.removeprefix("oci://") if spec.model.startswith("oci://") else None
-    for image in (spec.image, model):
+    for field, image in (("spec.image", spec.image), ("spec.model", model)):
         if image and not _matches(image, allow.images):
-            raise Rejected("NotAllowed", f"The administrator does not allow the image {image}; allowed are {_named(allow.images)}.")
+            raise _refusal(field, f"the image {image}", allow.images)
 
 
 def _env(spec: Spec, allow: Allow) -> None:
     for entry in spec.env:
         if not _matches(entry["name"], allow.env):
-            raise Rejected("NotAllowed", f"The administrator does not allow the variable {entry['name']}; allowed are {_named(allow.env)}.")
+            raise _refusal("spec.env", f"the variable {entry['name']}", allow.env)
 
 
 def _host_path(spec: Spec, allow: Allow) -> None:
@@ -40,7 +40,7 @@ def _host_path(spec: Spec, allow: Allow) -> None:
         return
     path = PurePosixPath(spec.cache.get("path", "/"))
     if ".." in path.parts or not any(path.is_relative_to(folder) for folder in allow.host_paths):
-        raise Rejected("NotAllowed", f"The administrator does not allow the node's folder {path}; allowed are {_named(allow.host_paths)}.")
+        raise _refusal("spec.cache.path", f"the node's folder {path}", allow.host_paths)
 
 
 def _remote_code(spec: Spec, allow: Allow) -> None:
@@ -69,5 +69,5 @@ def _matches(value: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(value, pattern) for pattern in patterns)
 
 
-def _named(patterns: tuple[str, ...]) -> str:
-    return ", ".join(patterns) or "none"
+def _refusal(field: str, what: str, allowed: tuple[str, ...]) -> Rejected:
+    return Rejected("NotAllowed", f"{field}: the administrator does not allow {what}; allowed are {', '.join(allowed) or 'none'}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Decimal, DecimalException
 
 _SUFFIXES = {"": Decimal(1), "m": Decimal("0.001"), "u": Decimal("0.000001"), "n": Decimal("0.000000001")}
 _SUFFIXES |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
@@ -17,7 +17,10 @@ def parse(text: str | int | float) -> Decimal:
     if match is None:
         raise ValueError(f"{text!r} is not a quantity such as 4Gi or 500m")
     number, exponent, suffix = match.groups()
-    return Decimal(number) * (Decimal(10) ** int(exponent) if exponent else _SUFFIXES[suffix or ""])
+    try:
+        return Decimal(number) * (Decimal(10) ** int(exponent) if exponent else _SUFFIXES[suffix or ""])
+    except DecimalException as error:
+        raise ValueError(f"{text!r} is more than any machine has") from error
 
 
 def size(value: str | int) -> int:

@@ -61,7 +61,8 @@ REASONS: dict[str, Reason] = {
     "ChildRefused": Reason(
         ("Accepted",),
         "The API server refuses a child that this spec leads to; the message is the server's.",
-        "Correct the field that the message names (often resources, scheduling or image), or give the operator the right that it lacks.",
+        "Correct the field that the message names (often resources, scheduling or image), give the operator the right that it lacks, or "
+        "put right the admission webhook that does not answer.",
     ),
     # Scheduled
     "Placed": Reason(("Scheduled",), "Every wanted pod has a node.", _NOTHING),
@@ -146,7 +147,11 @@ REASONS: dict[str, Reason] = {
     "Serving": Reason(("Available",), "At least one pod answers chat requests, perhaps of the revision before.", _NOTHING),
     "NoReadyReplica": Reason(("Available",), "No pod answers chat requests.", "The other conditions say why."),
     "Suspended": Reason(("ModelLoaded", "Available"), "`spec.suspend` is set: no pod is wanted.", "Set it to false to serve again."),
-    "ScaledToZero": Reason(("ModelLoaded", "Available"), "`spec.replicas` is 0: no pod is wanted.", "Scale up to serve again."),
+    "ScaledToZero": Reason(
+        ("ModelLoaded", "Available"),
+        "`spec.replicas` is 0, or `autoscaling.minReplicas` is and nobody asked for the whole delay: no pod is wanted.",
+        "Ask through a front door, which wakes it; without autoscaling scale up to serve again.",
+    ),
     # Progressing
     "RollingOut": Reason(("Progressing",), "Pods are being started or replaced.", _WAIT),
     "Complete": Reason(("Progressing",), "Nothing is being rolled out.", _NOTHING),

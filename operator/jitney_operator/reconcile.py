@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from jitney_operator import events, plan
 from jitney_operator.api import Json, Key, ModelDeployment
 from jitney_operator.catalogue import Catalogue
-from jitney_operator.errors import ClusterError, NotLeading, Rejected
+from jitney_operator.errors import ClusterError, NotLeading, Rejected, StoreLost
 from jitney_operator.lease import Lease
 from jitney_operator.metrics import Metrics
 from jitney_operator.observer import Observer
@@ -72,7 +72,7 @@ class Reconciler:
     async def _attempt(self, key: Key) -> None:
         try:
             await self.reconcile(key)
-        except NotLeading:
+        except (NotLeading, StoreLost):
             # Whoever leads now looks at everything; should it be us again, the key is still here.
             self._queue.add_after(key, 1.0)
         except ClusterError as error:
@@ -93,7 +93,9 @@ class Reconciler:
             self._observer.forget(key)
             return
         await self._observer.prepare(mdep)
+        self._require_store()
         wish, refused = await self._apply(mdep, self._plan(mdep))
+        self._require_store()
         await self._report(mdep, wish.status(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
         await self._tell(key)
         if refused:
@@ -101,6 +103,11 @@ class Reconciler:
             self._queue.retry(key, 1.0)
         else:
             self._queue.forget(key)
+
+    def _require_store(self) -> None:
+        """Asked after each wait: without it no pod would be known, and the status would say so."""
+        if not self._warm.is_set():
+            raise StoreLost
 
     def _plan(self, mdep: ModelDeployment) -> Plan:
         sight = self._observer.see(mdep)
@@ -149,8 +156,12 @@ class Reconciler:
         self._will_tell(mdep.key, event)
 
     def _will_tell(self, key: Key, event: Json | None) -> None:
-        if event is not None:
-            self._untold.setdefault(key, []).append(event)
+        if event is None:
+            return
+        untold = self._untold.setdefault(key, [])
+        # A status that had to be tried again and again is one transition.
+        if event["metadata"]["name"] not in [other["metadata"]["name"] for other in untold]:
+            untold.append(event)
 
     def _may_wait(self, mdep: ModelDeployment, status: Json) -> bool:
         """A line of progress moves all the time: it is written at most once in PROGRESS_PACE seconds, everything else at once."""

@@ -55,7 +55,7 @@ class Resolved:
 def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> Resolved:
     """What this generation means; Rejected when it cannot run."""
     spec, kept = mdep.spec, _kept(mdep)
-    refuse_unsupported(spec)
+    refuse_unsupported(mdep, settings)
     permits.check(spec, settings.allow)
     model, reference, source = _known(spec, kept, catalogue) if kept else find_model(spec, catalogue)
     request = Request(model, spec.max_num_seqs, spec.max_model_len) if model else None
@@ -106,19 +106,20 @@ def explain(profile: Profile, passed_over: tuple[Profile, ...], request: Request
     return " ".join(parts)
 
 
-def refuse_unsupported(spec: Spec) -> None:
+def refuse_unsupported(mdep: ModelDeployment, settings: Settings) -> None:
     """What the schema promises and this version does not do yet is refused aloud, not ignored."""
+    spec = mdep.spec
     missing = {
         f"quantization {spec.quantization}": spec.quantization != "none",
     }
     for what, asked in missing.items():
         if asked:
             raise Rejected("NotSupportedYet", f"This version does not support {what} yet; remove it from the spec.")
-    if spec.autoscaling and spec.autoscaling.least == 0:
+    if spec.autoscaling and spec.autoscaling.least == 0 and not settings.wakes(mdep.key.namespace):
         raise Rejected(
             "FeatureUnavailable",
-            "autoscaling.minReplicas 0 needs something that wakes the model by its load, which this version does not have: set it to 1 or "
-            "more (a front door wakes a model whose spec.replicas is 0).",
+            f"autoscaling.minReplicas 0 needs a front door that wakes the model, and none serves the namespace {mdep.key.namespace}: set "
+            "it to 1 or more, or have the chart's front door serve the namespace (gateway.enabled, gateway.namespaces).",
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jitney_operator.api import Key
+from jitney_operator.api import Json, Key
 from jitney_operator.asking import Asking
 from jitney_operator.conditions import LOADING, Progress
 from jitney_operator.observed import Pod
@@ -31,14 +31,16 @@ class Heard:
 
 
 class Scrape:
-    """Main loop only. `progress` is what the newest round heard; a change queues the resource."""
+    """Main loop only. `progress` is what the newest round heard, and before the first one what the resource says already: an operator that
+    starts takes nothing back. A change queues the resource. `leading` too is false while the store may not be believed."""
 
     def __init__(self, store: Store, queue: WorkQueue, leading: Callable[[], bool]) -> None:
         self._store, self._queue, self._leading = store, queue, leading
         self._heard: dict[Key, Heard] = {}
+        self._asked = False
 
     def progress(self, key: Key) -> Progress | None:
-        heard = self._heard.get(key)
+        heard = self._before(key)
         return heard.progress if heard else None
 
     async def run(self) -> None:
@@ -47,6 +49,9 @@ class Scrape:
             while True:
                 if self._leading():
                     await self._round(asking)
+                    self._asked = True
+                else:
+                    self._heard, self._asked = {}, False
                 await asyncio.sleep(PERIOD)
 
     async def _round(self, asking: Asking) -> None:
@@ -65,13 +70,26 @@ class Scrape:
         now = _now()
         if answer is not None:
             return Heard(pod.process, answer, now)
-        before = self._heard.get(key)
+        before = self._before(key)
         if before is None or before.process != pod.process:
             return None
         if now - before.at < SILENCE:
             return before
         # Its node may be lost, which nobody notices of a pod that is not ready.
         return replace(before, progress=Progress(before.progress.reason, f"the pod has not answered for {SILENCE:.0f} s"))
+
+    def _before(self, key: Key) -> Heard | None:
+        if self._asked or key in self._heard:
+            return self._heard.get(key)
+        pod, mdep = self._store.starting(key), self._store.model_deployment(key)
+        said = _told(mdep.status) if mdep else None
+        return Heard(pod.process, said, _now()) if pod and said else None
+
+
+def _told(status: Json) -> Progress | None:
+    """What the resource says of a pod on its way."""
+    loaded: Json = next((entry for entry in status.get("conditions", ()) if entry["type"] == "ModelLoaded"), {})
+    return Progress(loaded["reason"], status.get("progress", "")) if loaded.get("reason") in LOADING else None
 
 
 def _now() -> float:

@@ -18,7 +18,7 @@ _PROFILE_FIELDS = {
     "device", "memory", "gpus", "gpuResource", "requests", "limits", "tolerations",
     "image", "nodeSelector", "runtimeClassName", "schedulerName",
 }  # fmt: skip
-_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles", "allow", "catalogue"}
+_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles", "allow", "catalogue", "wakeNamespaces"}
 _ALLOW_FIELDS = {"images", "env", "hostPaths", "trustRemoteCode"}
 
 
@@ -107,6 +107,12 @@ def _list(place: str, value: Any) -> tuple[Json, ...]:
     return tuple(value or ())
 
 
+def _names(place: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value or [], list) or not all(isinstance(name, str) for name in value or ()):
+        raise SettingsError(f"{place} must be a list of strings, not {value!r}")
+    return tuple(value or ())
+
+
 def _whole(place: str, value: Any) -> int:
     try:
         return int(value)
@@ -136,7 +142,13 @@ class Settings:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     allow: Allow = Allow()
     catalogue: Catalogue = field(default_factory=Catalogue.read)
+    # Where a front door wakes models that have no replica; * is everywhere.
+    wake_namespaces: tuple[str, ...] = ()
     http_port: int = 8080
+
+    def wakes(self, namespace: str) -> bool:
+        """Whether a model may sleep there."""
+        return not {namespace, "*"}.isdisjoint(self.wake_namespaces)
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Self:
@@ -160,6 +172,7 @@ class Settings:
             profiles=profiles,
             allow=Allow.parse(values.get("allow") or {}),
             catalogue=Catalogue.read(_mapping("catalogue", values.get("catalogue"))),
+            wake_namespaces=_names("wakeNamespaces", values.get("wakeNamespaces")),
             http_port=_whole("JITNEY_HTTP_PORT", environ.get("JITNEY_HTTP_PORT") or 8080),
         )
 

@@ -16,19 +16,26 @@ class Store:
         self._objects: dict[str, dict[Key, dict[str, Json]]] = {}
         # uid and last version.
         self._gone: dict[str, int] = {}
+        # What was read out of bodies already: some look at all of them every few seconds.
+        self._parsed: dict[Key, ModelDeployment] = {}
 
     def put(self, body: Json) -> Key | None:
         """Keep the object; the key to reconcile, or None when nothing changed or it belongs to nobody."""
         key = parent(body)
         if key is None or _version(body) <= self._gone.get(body["metadata"]["uid"], -1):
             return None
-        names = self._objects.setdefault(body["kind"], {}).setdefault(key, {})
-        name, before = body["metadata"]["name"], None
-        before = names.get(name)
-        if before and before["metadata"]["uid"] == body["metadata"]["uid"] and _version(before) >= _version(body):
+        name = body["metadata"]["name"]
+        before = self.find(body["kind"], key, name)
+        # Whatever their uids: what was made later under a name has the higher version.
+        if before and _version(before) >= _version(body):
             return None
-        names[name] = _pruned(body)
+        self._objects.setdefault(body["kind"], {}).setdefault(key, {})[name] = _pruned(body)
+        self._reread(body["kind"], key)
         return key
+
+    def _reread(self, kind: str, key: Key) -> None:
+        if kind == KIND:
+            self._parsed.pop(key, None)
 
     def bury(self, body: Json) -> Key | None:
         """The server says that it is gone, at this version: an answer or event from before must not bring it back."""
@@ -39,28 +46,33 @@ class Store:
 
     def drop(self, body: Json) -> Key | None:
         """Forget the object, unless a newer one took its name."""
-        key = parent(body)
-        names = self._objects.get(body["kind"], {}).get(key, {}) if key else {}
-        held = names.get(body["metadata"]["name"])
-        if held and held["metadata"]["uid"] == body["metadata"]["uid"]:
-            del names[body["metadata"]["name"]]
+        key, name = parent(body), body["metadata"]["name"]
+        held = self.find(body["kind"], key, name) if key else None
+        if key and held and held["metadata"]["uid"] == body["metadata"]["uid"]:
+            self._remove(body["kind"], key, name)
         return key
+
+    def _remove(self, kind: str, key: Key, name: str) -> None:
+        """With it what held nothing else: names come and go for as long as this process lives."""
+        del self._objects[kind][key][name]
+        if not self._objects[kind][key]:
+            del self._objects[kind][key]
+        self._reread(kind, key)
 
     def prune(self, listing: Listing) -> set[Key]:
         """Forget objects that were gone when the listing was made; the keys they belonged to. What is newer than it stays."""
         # By owner too: a child that was given to another resource is no longer this one's.
         there = {(parent(item), item["metadata"]["uid"]) for item in listing.items}
-        emptied: set[Key] = set()
-        for key, names in self._objects.get(listing.kind, {}).items():
-            if listing.namespace not in (None, key.namespace):
-                continue
-            gone = [
-                name for name, body in names.items() if (key, body["metadata"]["uid"]) not in there and _version(body) <= listing.version
-            ]
-            for name in gone:
-                del names[name]
-            emptied |= {key} if gone else set()
-        return emptied
+        gone = [
+            (key, name)
+            for key, names in self._objects.get(listing.kind, {}).items()
+            if listing.namespace in (None, key.namespace)
+            for name, body in names.items()
+            if (key, body["metadata"]["uid"]) not in there and _version(body) <= listing.version
+        ]
+        for key, name in gone:
+            self._remove(listing.kind, key, name)
+        return {key for key, _ in gone}
 
     def behind(self, listing: Listing) -> list[Json]:
         """Items that the server has, or has newer than what is held here: their events were lost, or are still on their way."""
@@ -77,26 +89,29 @@ class Store:
         """Before a new listing: what vanished while nobody watched must not live on as a ghost."""
         self._objects.clear()
         self._gone.clear()
+        self._parsed.clear()
 
     def all_keys(self) -> list[Key]:
         """Of all ModelDeployments."""
-        return [key for key, names in self._objects.get(KIND, {}).items() if names]
+        return list(self._objects.get(KIND, {}))
 
     def model_deployment(self, key: Key) -> ModelDeployment | None:
         body = self.find(KIND, key, key.name)
-        return ModelDeployment.parse(body) if body else None
+        if body and key not in self._parsed:
+            self._parsed[key] = ModelDeployment.parse(body)
+        return self._parsed.get(key)
 
     def model_deployments(self) -> list[ModelDeployment]:
-        return [ModelDeployment.parse(body) for names in self._objects.get(KIND, {}).values() for body in names.values()]
+        return [mdep for key in self.all_keys() if (mdep := self.model_deployment(key))]
 
     def loading(self) -> dict[Key, Pod]:
         """Of each resource the first pod whose runtime is up and not ready yet."""
-        found = {}
-        for key, names in self._objects.get("Pod", {}).items():
-            starting = [pod for pod in map(Pod, names.values()) if pod.starting]
-            if starting:
-                found[key] = min(starting, key=lambda pod: pod.name)
-        return found
+        return {key: pod for key in self._objects.get("Pod", {}) if (pod := self.starting(key))}
+
+    def starting(self, key: Key) -> Pod | None:
+        """The first pod of this resource whose runtime is up and not ready yet."""
+        pods = map(Pod, self._objects.get("Pod", {}).get(key, {}).values())
+        return min((pod for pod in pods if pod.starting), key=lambda pod: pod.name, default=None)
 
     def stuck(self) -> dict[Key, list[Pod]]:
         """Pods that have a node and wait there for something that their status does not name."""
@@ -107,7 +122,8 @@ class Store:
         return self._objects.get(kind, {}).get(key, {}).get(name)
 
     def observed(self, mdep: ModelDeployment) -> Observed:
-        """Children of this very object: what an earlier one of the same name left behind does not count."""
+        """Children of this very object: what an earlier one of the same name left behind does not count, but for its pods, which the
+        Service leads to as long as they are there."""
         pods = self._objects.get("Pod", {}).get(mdep.key, {}).values()
         return Observed(
             self._owned("Deployment", mdep, mdep.name),

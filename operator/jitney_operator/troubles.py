@@ -71,23 +71,31 @@ class Troubles:
         # The next question is due when they have waited as long again.
         self._waited |= {pod.uid: 0 for pods in stuck.values() for pod in pods}
         try:
-            events = await self._cluster.warnings(namespace)
+            told = _by_pod(await self._cluster.warnings(namespace))
         except ClusterError as error:
             logger.warning("%s: its Events cannot be listed: %s", namespace, error)
             return
         for key, pods in stuck.items():
-            found = {pod.uid: trouble for pod in pods if (trouble := newest(events, pod.uid))}
+            found = {pod.uid: trouble for pod in pods if (trouble := newest(told.get(pod.uid, ())))}
             if found.items() - self.of(key).items():
                 self._told.setdefault(key, {}).update(found)
                 self._queue.add(key)
 
 
-def newest(events: Iterable[Json], uid: str) -> Trouble | None:
-    """What Events (core/v1) tell of this pod: the last one that names a cause."""
-    mine = [event for event in events if event.get("involvedObject", {}).get("uid") == uid and event.get("reason") in TOLD]
-    if not mine:
+def _by_pod(events: Iterable[Json]) -> dict[str, list[Json]]:
+    """By the pod's uid: a namespace may have a thousand pods that wait, and many more Events."""
+    found: dict[str, list[Json]] = {}
+    for event in events:
+        found.setdefault(event.get("involvedObject", {}).get("uid", ""), []).append(event)
+    return found
+
+
+def newest(events: Iterable[Json]) -> Trouble | None:
+    """What the Events (core/v1) of one pod tell: the last one that names a cause."""
+    causes = [event for event in events if event.get("reason") in TOLD]
+    if not causes:
         return None
-    last = max(mine, key=lambda event: (not event.get("message", "").startswith(SUMMARY), _moment(event)))
+    last = max(causes, key=lambda event: (not event.get("message", "").startswith(SUMMARY), _moment(event)))
     return Trouble(last["reason"], " ".join(last.get("message", "").split()))
 
 

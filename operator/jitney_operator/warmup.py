@@ -37,7 +37,9 @@ class Warmup:
                     for listing in await self._cluster.list(kind, self._namespaces):
                         for body in listing.items:
                             self._store.put(body)
-                self.done.set()
+                if not self._cold.is_set():
+                    # Emptied meanwhile, it lacks what was listed before.
+                    self.done.set()
             except ClusterError as error:
                 logger.warning("the children cannot be listed: %s", error)
                 self._cold.set()

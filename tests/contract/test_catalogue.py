@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-CATALOGUE: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(resources.files("jitney_operator").joinpath("catalogue.yaml").read_text())
+TEXT = resources.files("jitney_operator").joinpath("catalogue.yaml").read_text()
+CATALOGUE: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(TEXT)
 ENTRIES = [pytest.param(entry, id=f"{name}-{size}") for name, sizes in CATALOGUE.items() for size, entry in sizes.items()]
 # The first that a repository's name begins with.
 TYPES = {
@@ -55,6 +57,18 @@ def test_its_figures_are_those_of_the_model(entry: dict[str, Any]):
 def test_every_entry_has_what_the_fit_counts_with():
     needed = {"repository", "parameters", "layers", "kvHeads", "headDim", "context"}
     assert not [param.id for param in ENTRIES if needed - set(param.values[0])]
+
+
+def test_every_revision_is_a_commit_of_one_repository():
+    pinned = {(param.values[0]["repository"], param.values[0]["revision"]) for param in ENTRIES if "revision" in param.values[0]}
+    assert not [commit for _, commit in pinned if not re.fullmatch(r"[0-9a-f]{40}", commit)]
+    repositories, commits = zip(*pinned, strict=True)
+    assert len(set(repositories)) == len(set(commits)) == len(pinned)
+
+
+def test_what_is_not_pinned_is_named_at_its_head():
+    loose = [name for name, sizes in CATALOGUE.items() for entry in sizes.values() if "revision" not in entry]
+    assert f"# Without a revision: {len(loose)} of {len(ENTRIES)}, {', '.join(loose)}. " in TEXT
 
 
 def _hollow(entry: dict[str, Any]) -> PreTrainedModel:

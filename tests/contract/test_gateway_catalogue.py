@@ -10,6 +10,7 @@ import yaml
 from jitney_gateway.catalogue import Catalogue as Front
 from jitney_gateway.catalogue import Entry
 from jitney_gateway.kubernetes.settings import Settings, SettingsError
+from jitney_gateway.launch import Launch
 from jitney_operator.catalogue import Catalogue as Operator
 
 ENTRIES = Front.read().entries
@@ -28,20 +29,37 @@ def test_both_read_the_same(entry: Entry):
     assert entry.kv_elements == 2 * model.layers * model.kv_heads * model.head_dim
 
 
+OURS = {"repository": "org/our-chat-3b", "parameters": 3, "layers": 2, "kvHeads": 2, "headDim": 8, "context": 64, "revision": "v1"}
 OWN = {
-    "our-chat": {"3": {"repository": "org/our-chat-3b", "parameters": 3, "layers": 2, "kvHeads": 2, "headDim": 8, "context": 64}},
+    "our-chat": {"3": OURS},
     "smollm2-instruct": {"9": {"repository": "org/other", "parameters": 9, "layers": 1, "kvHeads": 1, "headDim": 4, "context": 32}},
 }
 
 
 def test_both_read_the_administrators_families():
-    def found(catalogue: Front | Operator, name: str, size: str | None) -> str:
-        return catalogue.find(name, size).repository
+    def found(catalogue: Front | Operator, name: str, size: str | None) -> tuple[str, str | None]:
+        model = catalogue.find(name, size)
+        return model.repository, model.revision
 
     front, operator = Front.read(OWN), Operator.read(OWN)
     for name, size in (("our-chat", None), ("smollm2-instruct", "9"), ("smollm2-instruct", "0.135")):
         assert found(front, name, size) == found(operator, name, size)
     assert found(front, "qwen2.5-instruct", "0.5") == found(operator, "qwen2.5-instruct", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("launch", "revision"),
+    [
+        (Launch("our-chat"), "v1"),
+        (Launch("our-chat", revision="main"), "main"),
+        (Launch("our-chat", model_path="/models/ours"), None),
+        (Launch("org/our-chat-3b"), None),
+        (Launch("smollm2-instruct", size="9"), None),
+    ],
+    ids=["a short name", "the person's own wins", "a folder", "org/repo", "an entry without"],
+)
+def test_the_front_door_of_one_machine_pins_what_the_operator_pins(launch: Launch, revision: str | None):
+    assert Front.read(OWN).pinned(launch).revision == revision
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from jitney_gateway.kubernetes import manifest
 from jitney_gateway.local.runtime import FINAL
 from jitney_operator import builders, conditions, exits, resolve
-from jitney_operator.api import CONTAINER, PORT, ModelDeployment
+from jitney_operator.api import CONTAINER, PORT, WANTED, ModelDeployment
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.settings import Profile, Settings
 from jitney_runtime import errors
@@ -99,6 +100,12 @@ def test_names_of_the_pod():
     assert [(port["name"], port["containerPort"]) for port in made["ports"]] == [("http", 8000)]
     assert {made[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe")} == {"/readyz"}
     assert made["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+def test_the_front_door_calls_for_a_replica_where_the_operator_looks():
+    metadata = {"name": "c", "namespace": "n", "uid": "u", "annotations": {manifest.WANTED: "now"}}
+    assert manifest.WANTED == WANTED
+    assert ModelDeployment.parse({"metadata": metadata, "spec": {"model": "org/name"}}).wanted_at == "now"
 
 
 def test_the_operator_reads_the_configuration_that_the_chart_gives_it(tmp_path: Path):

@@ -16,7 +16,7 @@ from cluster.control_plane import ControlPlane
 from support import children
 from support.namespaces import Namespace
 from support.operator import Operator
-from support.proxy import GONE, Answer, Proxy, Rule, Seen, Stream, Then, once
+from support.proxy import GONE, Answer, Proxy, Rule, Seen, Silence, Stream, Then, once
 
 SMALL = {"model": "smollm2-instruct", "size": "0.135"}
 WATCHED = {"modeldeployments", "deployments", "services", "pods"}
@@ -193,6 +193,36 @@ def test_a_leader_that_leaves_hands_over_at_once(proxy: Proxy, namespace: Namesp
         namespace.create(**SMALL)
         standby.until(lambda: children.settled(namespace))
         print(f"the standby had acted {time.monotonic() - left:.1f} s after the leader left")
+
+
+def test_a_lease_is_neither_lost_nor_kept_by_one_request(proxy: Proxy, namespace: Namespace, tmp_path: Path):
+    """One that hangs, and at the end one that comes in between while it is given back."""
+    answered: list[Seen] = []
+
+    def hangs(seen: Seen) -> Silence | None:
+        if seen.plural != "leases" or answered:
+            return None
+        answered.append(seen)
+        return Silence()
+
+    def came_in_between(seen: Seen) -> Answer | None:
+        if seen.plural != "leases" or seen.method != "PUT" or len(answered) > 1:
+            return None
+        answered.append(seen)
+        return Answer(409)
+
+    with starting(proxy, namespace, tmp_path) as operator:
+        operator.until(lambda: holder(namespace) == "operator")
+        proxy.rule = hangs
+        operator.until(lambda: "no answer within" in operator.log.read_text())
+        since = time.monotonic()
+        operator.until(lambda: [seen for seen in proxy.since(since) if seen.plural == "leases" and seen.method == "PUT"])
+        proxy.rule = came_in_between
+        operator.process.terminate()
+        assert operator.process.wait(20) == 0
+        assert len(answered) == 2
+        assert "lost" not in operator.log.read_text()
+    assert holder(namespace) == ""
 
 
 def test_a_leader_that_was_asleep_writes_nothing_when_it_wakes(plane: ControlPlane, namespace: Namespace, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,7 @@ def test_pods_follow_one_another_on_a_claim_for_one_pod(namespace: Namespace, op
     operator.until(lambda: strategy(namespace) == {"type": "Recreate"})
 
 
-def test_a_mount_that_fails_is_told_from_the_pods_events(namespace: Namespace, operator: Operator):
+def test_a_mount_that_fails_is_told_from_the_pods_events(namespace: Namespace, operator: Operator, plane: ControlPlane, tmp_path: Path):
     """The pod's own status says ContainerCreating, as when all is well."""
     namespace.create(model="pvc://weights/model")
     operator.until(lambda: children.deployment(namespace))
@@ -253,8 +254,16 @@ def test_a_mount_that_fails_is_told_from_the_pods_events(namespace: Namespace, o
     assert failure["pod"] == "chat-1"
     assert "container" not in failure, "none was made"
     assert "is not a directory" in failure["message"]
-    children.set_container(namespace, {"running": {}})
-    operator.until(lambda: namespace.reason() != "MountFailed")
+    version, configuration = namespace.get()["metadata"]["resourceVersion"], {"JITNEY_CONFIG": str(tmp_path / "config.yaml")}
+    operator.process.terminate()
+    operator.process.wait(20)
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "second.log", identity="second", **configuration) as second:
+        # Until it has asked itself, what was told holds.
+        second.until(lambda: "lease acquired" in second.log.read_text())
+        time.sleep(5)
+        assert namespace.get()["metadata"]["resourceVersion"] == version
+        children.set_container(namespace, {"running": {}})
+        second.until(lambda: namespace.reason() != "MountFailed")
 
 
 @pytest.mark.parametrize(

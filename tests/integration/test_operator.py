@@ -174,9 +174,11 @@ def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Opera
 
 def test_the_runtimes_last_words_reach_the_resource(created: Namespace, operator: Operator):
     children.make_pod(created)
-    ended = {"exitCode": 10, "reason": "Error", "message": "ModelNotFound: the hub has no repository x/y"}
+    # Longer in bytes than an Event may be.
+    ended = {"exitCode": 10, "reason": "Error", "message": "ModelNotFound: the hub has no repository x/y" + "\u6a21" * 900}
     children.set_container(created, {"terminated": ended})
     operator.until(lambda: created.reason() == "ModelNotFound")
+    operator.until(lambda: "ModelNotFound" in [event["reason"] for event in events_of(created)])
     failure = created.get()["status"]["lastFailure"]
     assert (failure["pod"], failure["exitCode"]) == ("chat-1", 10)
     assert "the hub has no repository x/y" in failure["message"]
@@ -269,6 +271,23 @@ def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator:
         assert "progress" not in created.get()["status"]
 
 
+def test_a_new_operator_goes_on_with_what_was_told(created: Namespace, operator: Operator, plane: ControlPlane, tmp_path: Path):
+    """Its first look comes before any pod could be asked, and must not take back how far one has come."""
+    address = "127.0.53.9"
+    with loading_runtime(address) as runtime:
+        children.make_pod(created)
+        children.set_container(created, {"running": {}}, podIP=address, podIPs=[{"ip": address}])
+        operator.until(lambda: created.get()["status"].get("progress") == "loading 10 %")
+        operator.until(lambda: [event["reason"] for event in events_of(created)] == ["Pending", "Loading"])
+        operator.process.terminate()
+        operator.process.wait(20)
+        version, runtime.asked = created.get()["metadata"]["resourceVersion"], 0
+        with Operator(plane.kubeconfig, created.name, tmp_path / "second.log", identity="second") as second:
+            second.until(lambda: runtime.asked >= 3)
+        assert created.get()["metadata"]["resourceVersion"] == version
+        assert [event["reason"] for event in events_of(created)] == ["Pending", "Loading"]
+
+
 @pytest.mark.parametrize("body", ["[" * 4096, '{"status": "starting", "reason": []}', "{}", "7", "", "\xff"])
 def test_a_pod_that_answers_nonsense_troubles_nobody(created: Namespace, operator: Operator, body: str):
     address = "127.0.53.8"
@@ -329,6 +348,7 @@ def test_health_and_metrics(created: Namespace, operator: Operator):
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {hostPaths: [models]}", "hostPaths must be absolute, not models"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {image: []}", "allow: unknown field image"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {trustRemoteCode: maybe}", "trustRemoteCode must be true or false, not 'maybe'"),
+        ("profiles: {cpu: {memory: 1Gi}}\nwakeNamespaces: team", "wakeNamespaces must be a list of strings, not 'team'"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: 5}", "catalogue: x must map sizes in billions to models, not be 5"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {big: {}}}", "catalogue: x, size big: a size is in billions"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {4: {repository: a/b}}}", "catalogue: x, size 4: parameters is missing"),

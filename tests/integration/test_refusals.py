@@ -66,6 +66,36 @@ def test_a_namespace_that_is_going_away(proxy: Proxy, namespace: Namespace, tmp_
     assert not leaving.kubectl("get", "deployments,services", "-o", "name")
 
 
+def test_an_admission_that_does_not_answer_is_named(plane: ControlPlane, namespace: Namespace, tmp_path: Path):
+    """The server calls that an internal error of its own, and it may last for ever."""
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}}
+    hook = {"name": "gone.example.com", "rules": [rule], "namespaceSelector": here, "clientConfig": {"url": "https://127.0.53.99:9/"}}
+    hook |= {"sideEffects": "None", "admissionReviewVersions": ["v1"], "failurePolicy": "Fail", "timeoutSeconds": 5}
+    body = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "webhooks": [hook]}
+    namespace.kubectl("create", "-f", "-", input=json.dumps({**body, "metadata": {"name": namespace.name}}))
+    # It takes the server a moment to heed it.
+    deadline = time.monotonic() + 20
+    while not refuses(namespace):
+        assert time.monotonic() < deadline, "the server does not ask the webhook"
+        time.sleep(0.2)
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL)
+        operator.until(lambda: namespace.reason() == "ChildRefused")
+        assert 'failed calling webhook "gone.example.com"' in namespace.condition("Accepted")["message"]
+        namespace.kubectl("delete", "validatingwebhookconfiguration", namespace.name)
+        operator.until(lambda: children.settled(namespace), 40)
+        operator.until(lambda: namespace.condition("Accepted")["status"] == "True")
+
+
+def refuses(namespace: Namespace) -> bool:
+    try:
+        namespace.kubectl("create", "deployment", "try", "--image=x", "--dry-run=server")
+    except RuntimeError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("plural", ["services", "deployments.apps"])
 def test_a_quota_that_forbids_a_child_is_named(plane: ControlPlane, namespace: Namespace, tmp_path: Path, plural: str):
     forbid(namespace, f"count/{plural}", "stingy")

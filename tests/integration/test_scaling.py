@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cluster.control_plane import ControlPlane
@@ -19,6 +21,8 @@ from support.operator import Operator
 
 SMALL = {"model": "smollm2-instruct", "size": "0.135"}
 BOUNDS = {"minReplicas": 1, "maxReplicas": 3, "targetRequestsPerReplica": 4, "scaleDownDelaySeconds": 5}
+SLEEPY = BOUNDS | {"minReplicas": 0, "scaleDownDelaySeconds": 1}
+CONFIGURATION = {"profiles": {"cpu": {"memory": "4Gi"}}, "wakeNamespaces": ["*"]}
 
 
 @pytest.fixture
@@ -55,12 +59,6 @@ def busy_runtime(address: str) -> Iterator[type[Busy]]:
         server.server_close()
 
 
-def ready_pod(namespace: Namespace, address: str, pod: str = "chat-1") -> None:
-    children.make_pod(namespace, pod)
-    ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
-    children.set_container(namespace, {"running": {}}, pod, podIP=address, podIPs=[{"ip": address}], conditions=ready)
-
-
 def replicas(namespace: Namespace) -> int:
     return int(children.deployment(namespace)["spec"]["replicas"])
 
@@ -70,7 +68,7 @@ def test_the_replicas_follow_the_load_and_wait_before_they_fall(namespace: Names
     operator.until(lambda: children.settled(namespace))
     assert replicas(namespace) == 1
     with busy_runtime("127.0.53.21") as runtime:
-        ready_pod(namespace, "127.0.53.21")
+        children.ready_pod(namespace, "127.0.53.21")
         runtime.requests = 9
         operator.until(lambda: replicas(namespace) == 3)
         said = operator.until(lambda: namespace.get()["status"].get("autoscaling"))
@@ -87,7 +85,7 @@ def test_a_new_operator_goes_on_from_what_there_is(namespace: Namespace, operato
     namespace.create(**SMALL, autoscaling=BOUNDS | {"scaleDownDelaySeconds": 3600})
     operator.until(lambda: children.settled(namespace))
     with busy_runtime("127.0.53.22") as runtime:
-        ready_pod(namespace, "127.0.53.22")
+        children.ready_pod(namespace, "127.0.53.22")
         runtime.requests = 100
         operator.until(lambda: replicas(namespace) == 3)
         runtime.requests = 0
@@ -105,7 +103,7 @@ def test_it_never_fights_a_horizontal_pod_autoscaler(namespace: Namespace, opera
     namespace.create(**SMALL, autoscaling=BOUNDS)
     operator.until(lambda: children.settled(namespace))
     with busy_runtime("127.0.53.23") as runtime:
-        ready_pod(namespace, "127.0.53.23")
+        children.ready_pod(namespace, "127.0.53.23")
         runtime.requests = 9
         operator.until(lambda: replicas(namespace) == 3)
         reference = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
@@ -126,8 +124,8 @@ def test_a_pod_that_says_nothing_keeps_the_others_and_stops_no_growth(namespace:
     namespace.create(**SMALL, autoscaling=BOUNDS)
     operator.until(lambda: children.settled(namespace))
     with busy_runtime("127.0.53.24") as runtime:
-        ready_pod(namespace, "127.0.53.24")
-        ready_pod(namespace, "127.0.53.25", "chat-2")
+        children.ready_pod(namespace, "127.0.53.24")
+        children.ready_pod(namespace, "127.0.53.25", "chat-2")
         runtime.requests = 9
         operator.until(lambda: replicas(namespace) == 3)
         runtime.requests = 0
@@ -152,7 +150,7 @@ def test_a_pod_leads_the_question_nowhere_else(namespace: Namespace, operator: O
             handler.end_headers()
 
         pod.do_GET = redirect  # type: ignore[method-assign]
-        ready_pod(namespace, "127.0.53.27")
+        children.ready_pod(namespace, "127.0.53.27")
         operator.until(lambda: pod.asked >= 2)
         assert not elsewhere.asked
         assert replicas(namespace) == 1
@@ -165,3 +163,53 @@ def test_a_suspended_model_has_no_load(namespace: Namespace, operator: Operator)
     assert "autoscaling" not in namespace.get()["status"]
     namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"spec": {"suspend": false}}')
     operator.until(lambda: replicas(namespace) == 1)
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    """Of an installation with a front door."""
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps(CONFIGURATION))
+    return file
+
+
+def test_a_model_that_nobody_asks_sleeps_until_it_is_called_for(
+    namespace: Namespace, plane: ControlPlane, configuration: Path, tmp_path: Path
+):
+    """What time the call names says nothing: clocks differ."""
+    first, second = (tmp_path / name for name in ("first.log", "second.log"))
+    with Operator(plane.kubeconfig, namespace.name, first, quiet=1, JITNEY_CONFIG=str(configuration)) as operator:
+        namespace.create(**SMALL, autoscaling=SLEEPY)
+        operator.until(lambda: children.settled(namespace))
+        _call(namespace, "2050-01-01T00:00:00Z")
+        with busy_runtime("127.0.53.28"):
+            children.ready_pod(namespace, "127.0.53.28")
+            operator.until(lambda: replicas(namespace) == 0)
+        children.finish_rollout(namespace)
+        operator.until(lambda: namespace.reason() == "ScaledToZero")
+        said = namespace.get()["status"]
+        assert (said["reason"], said["ready"], said["autoscaling"]) == ("ScaledToZero", "0/0", {"replicas": 0, "decidedBy": "Load"})
+        assert "request to the front door wakes it" in namespace.condition("Ready")["message"]
+        asleep = namespace.versions()
+    with Operator(plane.kubeconfig, namespace.name, second, quiet=1, JITNEY_CONFIG=str(configuration)) as operator:
+        # Once before it knows who scales, and once with what it knows.
+        operator.until(lambda: _looks(operator) >= 2)
+        time.sleep(3)
+        assert namespace.versions() == asleep, "an operator that starts neither wakes it nor writes"
+        _call(namespace, "1970-01-01T00:00:00Z")
+        operator.until(lambda: replicas(namespace) == 1)
+        operator.until(lambda: namespace.get()["status"]["autoscaling"]["replicas"] == 1)
+
+
+def _call(namespace: Namespace, moment: str) -> None:
+    """As a front door does it."""
+    namespace.kubectl("annotate", "mdep", "chat", f"serving.jitney.dev/wanted-at={moment}", "--overwrite")
+
+
+def _looks(operator: Operator) -> float:
+    try:
+        text = httpx.get(f"http://127.0.0.1:{operator.port}/metrics").text
+    except httpx.TransportError:
+        return 0
+    (found,) = re.findall(r"^jitney_operator_reconciles_total ([0-9.e+]+)$", text, re.MULTILINE)
+    return float(found)

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from jitney_operator.api import Autoscaling, Key, ModelDeployment
-from jitney_operator.autoscale import Scaler, asked_for
+from jitney_operator.autoscale import QUIET, Scaler, asked_for
 from jitney_operator.autoscalers import target
-from jitney_operator.load import read
+from jitney_operator.load import current, read
+from jitney_operator.observed import Observed
 
 BOUNDS = Autoscaling(least=1, most=5, target=10, delay=60)
+SLEEPY = Autoscaling(least=0, most=5, target=10, delay=60)
 
 
 def metrics(running: float = 3, waiting: float = 2) -> str:
@@ -67,6 +69,48 @@ def test_without_a_delay_less_counts_at_the_next_look():
     assert [scaler.look(load, bounds, at) for at, load in enumerate([50, 0, 20, 10])] == [5, 1, 2, 1]
 
 
+def test_the_last_replica_goes_after_the_delay_too():
+    scaler = Scaler(1)
+    assert [scaler.look(load, SLEEPY, at) for at, load in ((0, 0), (10, 11), (20, 0), (70, 0), (71, 1), (131, 0), (132, 0))] == [
+        1, 2, 2, 2, 1, 1, 0
+    ]  # fmt: skip
+
+
+def test_who_sleeps_stays_asleep_and_nothing_is_known_of_its_load():
+    scaler = Scaler(0, "a")
+    assert {scaler.look(None, SLEEPY, at) for at in range(0, 1000, 10)} == {0}
+    assert scaler.hear("a", SLEEPY, 1000) == 0, "an old word wakes nobody"
+    assert scaler.hear("", SLEEPY, 1001) == 0, "nor does one that is taken away"
+
+
+def test_a_new_word_of_a_front_door_wakes_at_once_and_counts_as_one_request():
+    scaler = Scaler(0, "a")
+    assert scaler.hear("b", SLEEPY, 0) == 1
+    assert {scaler.look(None, SLEEPY, at) for at in range(0, 900, 2)} == {1}, "however long it loads"
+    assert [scaler.look(0, SLEEPY, at) for at in (900, 958, 959)] == [1, 1, 0], "60 s after the look that knew nothing last"
+
+
+def test_a_new_word_lowers_nothing_and_raises_nothing_that_runs():
+    scaler = Scaler(3)
+    scaler.look(25, SLEEPY, 0)
+    assert scaler.hear("a", SLEEPY, 1) == 3
+    assert [scaler.look(0, SLEEPY, at) for at in (60, 61)] == [3, 1]
+
+
+def test_without_a_delay_the_one_that_was_woken_still_gets_its_request():
+    scaler, bounds = Scaler(0), Autoscaling(0, 5, 10, 0)
+    assert scaler.hear("a", bounds, 0) == 1
+    assert [scaler.look(0, bounds, at) for at in (1, QUIET - 1, QUIET)] == [1, 1, 0]
+    assert [scaler.look(load, bounds, 100 + at) for at, load in ((0, 30), (1, 0), (QUIET, 0))] == [3, 1, 0]
+
+
+def test_bounds_that_change_while_it_sleeps():
+    scaler = Scaler(0)
+    scaler.look(None, SLEEPY, 0)
+    assert scaler.look(None, BOUNDS, 1) == 1
+    assert [scaler.look(0, SLEEPY, at) for at in (2, 62)] == [1, 0]
+
+
 def test_what_a_runtime_says_is_read():
     assert read(metrics()) == 5
 
@@ -86,6 +130,23 @@ def resource(**spec: Any) -> ModelDeployment:
 def test_defaults_of_the_bounds():
     bounds = resource(autoscaling={"maxReplicas": 4}, maxNumSeqs=8).spec.autoscaling
     assert bounds == Autoscaling(least=1, most=4, target=8, delay=300)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "deployed", "replicas", "begins"),
+    [
+        # A new one, and one that was suspended.
+        (None, None, 2, 2), (None, 0, 2, 2), (None, 3, 2, 3), (None, 0, 0, 0),
+        # One that sleeps, also where somebody took its Deployment away; one that was woken and of which that was not yet told.
+        (0, 0, 2, 0), (0, None, 2, 0), (0, 1, 2, 1), (3, 3, 2, 3),
+    ],
+)  # fmt: skip
+def test_what_an_operator_that_starts_goes_on_from(scaled: int | None, deployed: int | None, replicas: int, begins: int):
+    metadata = {"name": "chat", "namespace": "team", "uid": "u1"}
+    status = {} if scaled is None else {"autoscaling": {"replicas": scaled, "decidedBy": "Load"}}
+    spec = {"model": "x/y", "replicas": replicas, "autoscaling": {"minReplicas": 0, "maxReplicas": 4}}
+    mdep = ModelDeployment.parse({"metadata": metadata, "spec": spec, "status": status})
+    assert current(Observed(None if deployed is None else {"spec": {"replicas": deployed}}), mdep) == begins
 
 
 def test_it_leaves_the_replicas_to_a_horizontal_pod_autoscaler():

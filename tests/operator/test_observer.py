@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from jitney_operator.api import Json, Key, ModelDeployment
 from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.claims import Claims
 from jitney_operator.errors import ClusterError
-from jitney_operator.observed import Pod
+from jitney_operator.load import Load
+from jitney_operator.observed import Observed, Pod
 from jitney_operator.scrape import SILENCE, Progress, Scrape
 from jitney_operator.store import Store
 from jitney_operator.workqueue import WorkQueue
@@ -102,6 +104,18 @@ async def test_a_claim_that_is_not_there_is_asked_for_again(answer: Any):
     await claims.look(mdep)
     assert not claims.exclusive(mdep)
     assert server.asked == 2
+
+
+async def test_a_call_for_a_replica_counts_only_where_the_load_decides():
+    load, bounds = Load(Store(), WorkQueue(), lambda: True), {"minReplicas": 0, "maxReplicas": 4}
+    sleeping = replace(resource(autoscaling=bounds), status={"autoscaling": {"replicas": 0, "decidedBy": "Load"}})
+
+    def replicas(wanted_at: str, hpa: bool = False) -> int | None:
+        return load.replicas(replace(sleeping, wanted_at=wanted_at).with_hpa(hpa), Observed())
+
+    assert [replicas("a"), replicas("a")] == [0, 0], "an operator that starts wakes nobody for what was said before"
+    assert [replicas("b", hpa=True), replicas("b")] == [None, 0], "nor does what was said while another had the say"
+    assert [replicas("c"), replicas("c")] == [1, 1]
 
 
 def loading(name: str = "p1") -> Pod:

@@ -114,7 +114,11 @@ def test_suspended_is_ready_and_not_available():
         (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
         (SMALL | {"quantization": "int8"}, "NotSupportedYet", "int8"),
         (SMALL | {"quantization": "int4"}, "NotSupportedYet", "int4"),
-        (SMALL | {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}, "FeatureUnavailable", "minReplicas 0 needs something that wakes"),
+        (
+            SMALL | {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},
+            "FeatureUnavailable",
+            "none serves the namespace team: set it to 1 or more",
+        ),
         (SMALL | {"image": "elsewhere/x:1"}, "NotAllowed", "allowed are registry.example/*"),
         (SMALL | {"env": [{"name": "LD_PRELOAD", "value": "x"}]}, "NotAllowed", "LD_PRELOAD"),
         (SMALL | {"cache": {"type": "HostPath", "path": "/etc"}}, "NotAllowed", "allowed are /mnt/models"),
@@ -252,6 +256,36 @@ def test_ready_is_what_the_pods_are_too():
     assert (status["reason"], status["ready"], conditions(status)["Available"][0]) == ("NodeLost", "0/1", "False")
     none = make(mdep, replace(observed, pods=())).status(NOW)
     assert conditions(none)["Ready"][0] == "False"
+
+
+@pytest.mark.parametrize(("namespaces", "accepted"), [((), "False"), (("other",), "False"), (("other", "team"), "True"), (("*",), "True")])
+def test_a_model_may_sleep_where_a_front_door_wakes_it(namespaces: tuple[str, ...], accepted: str):
+    mdep, settings = resource(**SMALL, autoscaling={"minReplicas": 0, "maxReplicas": 2}), replace(SETTINGS, wake_namespaces=namespaces)
+    found = conditions(plan.make(mdep, Observed(), settings, CATALOGUE).status(NOW))
+    assert found["Accepted"] == (accepted, "Fits" if accepted == "True" else "FeatureUnavailable")
+    assert ("Stalled" in found) == (accepted == "False")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "hpa", "said"),
+    [
+        (("*",), False, "the next request to the front door wakes it"),
+        (("*",), True, "set spec.replicas to serve again"),
+        # It slept before its front door went.
+        ((), False, "none serves the namespace team"),
+    ],
+)
+def test_a_model_that_its_load_sent_to_sleep(namespaces: tuple[str, ...], hpa: bool, said: str):
+    mdep = resource(**SMALL, autoscaling={"minReplicas": 0, "maxReplicas": 2}).with_hpa(hpa).with_replicas(0)
+    service, deployment = plan.make(mdep, Observed(), replace(SETTINGS, wake_namespaces=("*",)), CATALOGUE).changes
+    deployment["status"] = {"observedGeneration": 1}
+    status = plan.make(mdep, Observed(deployment, service), replace(SETTINGS, wake_namespaces=namespaces), CATALOGUE).status(NOW)
+    found = {entry["type"]: entry for entry in status["conditions"]}
+    assert found["Ready"]["reason"] == ("ScaledToZero" if namespaces else "FeatureUnavailable")
+    assert found["Available"]["status"] == "False"
+    assert said in found["Ready"]["message"]
+    assert status["ready"] == "0/0"
+    assert status["autoscaling"] == {"replicas": 0, "decidedBy": "HorizontalPodAutoscaler" if hpa else "Load"}
 
 
 def test_a_refused_generation_is_told_with_the_replicas_that_stay():

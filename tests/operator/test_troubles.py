@@ -11,7 +11,7 @@ from jitney_operator.api import LABEL, Json, Key
 from jitney_operator.errors import ClusterError
 from jitney_operator.observed import Pod, Trouble
 from jitney_operator.store import Store
-from jitney_operator.troubles import LONG_PATIENCE, PATIENCE, Troubles, newest
+from jitney_operator.troubles import LONG_PATIENCE, PATIENCE, Troubles, _by_pod, newest
 from jitney_operator.workqueue import WorkQueue
 
 CAUSE = 'MountVolume.SetUp failed for volume "w" : mount failed: exit status 32'
@@ -35,7 +35,7 @@ def event(message: str, reason: str = "FailedMount", uid: str = "p1", at: str = 
     ],
 )  # fmt: skip
 def test_the_last_cause_is_told(events: list[Json], found: Trouble | None):
-    assert newest(events, "p1") == found
+    assert newest(_by_pod(events).get("p1", ())) == found
 
 
 class Events:

@@ -55,6 +55,13 @@ def make_pod(namespace: Namespace, pod: str = "chat-1", name: str = "chat") -> N
     namespace.kubectl("create", "-f", "-", input=json.dumps(body))
 
 
+def ready_pod(namespace: Namespace, address: str, pod: str = "chat-1") -> None:
+    """One whose runtime is asked at this address."""
+    make_pod(namespace, pod)
+    ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
+    set_container(namespace, {"running": {}}, pod, podIP=address, podIPs=[{"ip": address}], conditions=ready)
+
+
 def set_container(namespace: Namespace, state: dict[str, Any], pod: str = "chat-1", **more: Any) -> None:
     """The state of the pod's container, as the kubelet writes it; `more` goes into the pod's status."""
     last = {"lastState": more.pop("last_state")} if "last_state" in more else {}

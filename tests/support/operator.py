@@ -22,7 +22,8 @@ class Operator:
     """One process for the length of a with block. It watches `namespace` only and has its lease there, so that tests do not meet.
 
     `silence` is after how many seconds without a word it takes a watch for dead, which is more than a minute otherwise; `resync` after how
-    many it compares what it knows with the server, which is ten minutes otherwise.
+    many it compares what it knows with the server, which is ten minutes otherwise; `quiet` after how many the last replica may go, which is
+    15 otherwise.
     """
 
     def __init__(
@@ -33,15 +34,17 @@ class Operator:
         identity: str = "operator",
         silence: float | None = None,
         resync: float | None = None,
+        quiet: float | None = None,
         **environment: str,
     ) -> None:
         self.log = log
         self.port = ports.free(1)[0]
         self._command = [sys.executable, "-m", "jitney_operator"]
-        faster = {"handlers.SILENCE": silence, "pruning.PERIOD": resync}
+        faster = {"handlers.SILENCE": silence, "pruning.PERIOD": resync, "autoscale.QUIET": quiet}
         settings = "".join(f"{name} = {value}; " for name, value in faster.items() if value is not None)
         if settings:
-            self._command = [sys.executable, "-c", f"from jitney_operator import __main__, handlers, pruning; {settings}__main__.main()"]
+            rooms = "__main__, autoscale, handlers, pruning"
+            self._command = [sys.executable, "-c", f"from jitney_operator import {rooms}; {settings}__main__.main()"]
         self._environment = {
             "PYTHONPATH": str(OPERATOR),
             "KUBECONFIG": str(kubeconfig),

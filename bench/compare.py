@@ -26,6 +26,8 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 from test_model import model_folder
 
+from cluster import ports
+
 NEW_TOKENS = 64
 ROUNDS = 3
 # What the ratio at 16 concurrent chats must be.
@@ -70,17 +72,22 @@ def main() -> None:
 
 @contextmanager
 def _jitney(folder: str, logs: Path) -> Iterator[Server]:
-    command = [sys.executable, "-m", "jitney_runtime", "--model", folder, "--served-model-name", "smollm2", "--port", "8551"]
-    with _running(command, logs / "bench-jitney.log", "http://127.0.0.1:8551/readyz", "jitney"):
-        yield Server("jitney", "http://127.0.0.1:8551", "smollm2")
+    # One that somebody else listens on would be measured in its place.
+    port = ports.free(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jitney_runtime", "--model", folder, "--served-model-name", "smollm2", "--port", str(port)]
+    with _running(command, logs / "bench-jitney.log", f"{url}/readyz", "jitney"):
+        yield Server("jitney", url, "smollm2")
 
 
 @contextmanager
 def _transformers(folder: str, logs: Path) -> Iterator[Server]:
     program = str(Path(sys.executable).parent / "transformers")
-    command = [program, "serve", folder, "--continuous-batching", "--port", "8552", "--device", "cpu", "--dtype", "float32"]
-    with _running(command, logs / "bench-transformers.log", "http://127.0.0.1:8552/health", "transformers serve"):
-        yield Server("transformers serve", "http://127.0.0.1:8552", folder)
+    port = ports.free(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    command = [program, "serve", folder, "--continuous-batching", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    with _running(command, logs / "bench-transformers.log", f"{url}/health", "transformers serve"):
+        yield Server("transformers serve", url, folder)
 
 
 @contextmanager

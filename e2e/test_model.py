@@ -5,10 +5,12 @@ Prints only the folder, so that `$(make -s model)` works; progress goes to stder
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from cluster.binaries import cache_folder
 
@@ -20,11 +22,27 @@ def _say(text: str) -> None:
 
 
 def model_folder() -> Path:
-    """The model's folder; made if it is not there (about a minute)."""
+    """The model's folder; made if it is not there (about a minute). Who comes while another program makes it waits for that one."""
     folder = cache_folder() / "models" / "smollm2-135m-instruct"
-    if not (folder / "model.safetensors").is_file():
-        _make(folder)
+    if not _is_made(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as file:
+            _take(file)
+            if not _is_made(folder):
+                _make(folder)
     return folder
+
+
+def _is_made(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file()
+
+
+def _take(file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _say("another program makes the test model: waiting for it")
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _make(folder: Path) -> None:

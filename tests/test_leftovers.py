@@ -64,6 +64,21 @@ def test_what_is_somebody_elses_is_not(seen: Seen, monkeypatch: pytest.MonkeyPat
     assert leftovers.ours(seen) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "own", "groups"),
+    [
+        ("0::/\n", "0::/\n", ("/",)),
+        ("0::/kubepods/besteffort/pod1/ab\n", "0::/user.slice\n", ("/kubepods/besteffort/pod1/ab",)),
+        ("3:memory:/kubepods/pod1/ab\n1:cpu,cpuacct:/\n", "3:memory:/\n1:cpu,cpuacct:/\n", ("/", "/kubepods/pod1/ab")),
+        # We run in a pod of somebody's Kubernetes, and so does whatever else is here.
+        ("0::/kubepods/pod7/us\n", "0::/kubepods/pod7/us\n", ("/",)),
+        ("0::/kubepods/pod7/us/kubepods/pod1/ab\n", "0::/kubepods/pod7/us\n", ("/kubepods/pod1/ab",)),
+    ],
+)
+def test_a_pods_process_is_told_from_those_beside_us_in_a_pod(text: str, own: str, groups: tuple[str, ...]):
+    assert leftovers.control_groups(text, own) == groups
+
+
 def test_what_stays_is_one_sentence_and_what_goes_in_time_is_none(monkeypatch: pytest.MonkeyPatch):
     answers = [Seen(links=(Link("jitney0"),), paths=("folder /run/jitney",)), Seen()]
     monkeypatch.setattr(leftovers, "look", lambda: answers.pop(0))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,9 +87,21 @@ class Machine:
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     # Not below pytest's folders, which nobody but their owner may read.
-    with tempfile.TemporaryDirectory(prefix="jitney-machine-") as folder:
+    with tempfile.TemporaryDirectory(prefix="jitney-machine-") as folder, large_disk(Path(folder)):
         Path(folder).chmod(0o755)
         yield Machine(Path(folder))
+
+
+@contextmanager
+def large_disk(folder: Path) -> Iterator[None]:
+    """At `folder`, whatever this machine has left: as large as it says, and empty. Where nobody may mount one, this machine's own it is."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100g,mode=0755", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import httpx
 import yaml
 
 from hub.server import running_hub
+from support.front_door import PORT, usual_port
 from support.models import save_tiny
 
 ROOT = Path(__file__).parents[1]
@@ -36,9 +37,9 @@ def the_block(start: str) -> str:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, **environment: str) -> Iterator[Path]:
+def running(command: list[str], folder: Path, port: int = 8000, **environment: str) -> Iterator[Path]:
     """A server that README starts, with everything it starts in turn; the path of what it prints."""
-    assert not listening(), "something else listens on port 8000, which README's commands use"
+    assert not listening(port), f"something else listens on port {port}, which README's commands use"
     output = folder / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -51,13 +52,13 @@ def running(command: list[str], folder: Path, **environment: str) -> Iterator[Pa
         process.wait(10)
         # `make` is gone before the server that it ran: giving its memory back takes a moment.
         end = time.monotonic() + 30
-        while listening() and time.monotonic() < end:
+        while listening(port) and time.monotonic() < end:
             time.sleep(0.05)
 
 
-def listening() -> bool:
+def listening(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", 8000)) == 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_ready(output: Path, seconds: float = 240) -> None:
@@ -115,10 +116,10 @@ def test_every_file_it_links_to_exists():
 
 def test_several_models_on_this_machine(tmp_path: Path):
     serve, *commands = the_block(".venv/bin/jitney local").splitlines()
-    with running_hub() as hub:
+    with usual_port(), running_hub() as hub:
         hub.repositories["Qwen/Qwen2.5-0.5B-Instruct"] = save_tiny(tmp_path / "tiny", vocab_size=49152)
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "XDG_STATE_HOME": str(tmp_path)}
-        with running(shlex.split(serve), tmp_path, **environment) as output:
+        with running(shlex.split(serve), tmp_path, PORT, **environment) as output:
             end = time.monotonic() + 60
             while "Uvicorn running on" not in output.read_text():
                 assert time.monotonic() < end, output.read_text()

@@ -1,6 +1,6 @@
 """The programs of a throwaway Kubernetes, built from Go modules and kept outside the checkout.
 
-Standard library only: `make setup` calls this before any Python environment exists.
+Standard library only: `make binaries` calls this before any Python environment exists.
 One folder of the cache per content of the module's go.mod, go.sum and Go files, so that a change builds anew and nothing else does.
 """
 

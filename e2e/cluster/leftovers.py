@@ -36,7 +36,7 @@ class Left(RuntimeError):
 
 @dataclass(frozen=True)
 class Process:
-    """`groups`: its control groups, as /proc has them."""
+    """`groups`: its control groups, told from where this program is."""
 
     pid: int
     command: tuple[str, ...]
@@ -133,15 +133,20 @@ def look() -> Seen:
 
 def _processes() -> list[Process]:
     """Those that have a command line: neither the kernel's nor the dead."""
-    found = []
+    found, own = [], Path("/proc/self/cgroup").read_text()
     for folder in Path("/proc").glob("[0-9]*"):
         # Processes end while we look.
         with contextlib.suppress(OSError):
             command = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-            groups = {line.split(":", 2)[2] for line in (folder / "cgroup").read_text().splitlines()}
             if command != [""]:
-                found.append(Process(int(folder.name), tuple(command), tuple(sorted(groups))))
+                found.append(Process(int(folder.name), tuple(command), control_groups((folder / "cgroup").read_text(), own)))
     return found
+
+
+def control_groups(text: str, own: str) -> tuple[str, ...]:
+    """Of a process, both as /proc has them. Its own program may run in a pod, whose name comes before all names of its cluster's pods."""
+    paths, ours = (dict(line.rsplit(":", 1) for line in lines.splitlines()) for lines in (text, own))
+    return tuple(sorted({path.removeprefix(ours.get(hierarchy, "").rstrip("/")) or "/" for hierarchy, path in paths.items()}))
 
 
 def _mounts() -> list[str]:

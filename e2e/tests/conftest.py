@@ -16,7 +16,6 @@ from product.situations import Row, Situation
 from test_model import model_folder
 
 from cluster import target
-from cluster.images import REPOSITORY
 from cluster.kubectl import Kubectl, wait_for
 from cluster.target import Cluster
 
@@ -175,8 +174,3 @@ def smollm2(apply, model: str, kubectl: Kubectl, namespace: str) -> str:
     apply("smollm2", model=model, maxNumSeqs=16, rollout={"drainSeconds": 30})
     resource.wait_ready(kubectl, "smollm2", 180, namespace)
     return f"http://smollm2.{namespace}.svc.cluster.local/v1"
-
-
-@pytest.fixture(scope="session")
-def repository():
-    return REPOSITORY

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -17,7 +17,7 @@ from test_model import model_folder
 from xinference_client import RESTfulClient
 
 from cluster.images import GATEWAY
-from cluster.kubectl import Kubectl, wait_for
+from cluster.kubectl import CommandFailed, Kubectl, wait_for
 from cluster.local import LocalCluster
 from cluster.target import Cluster
 
@@ -83,7 +83,8 @@ def test_custom_models_are_kept_in_the_cluster(door: str, unregistered: None, ku
     }
     for name, family in families.items():
         client.register_model("LLM", json.dumps(family), persist=True)
-        assert client.get_model_registration("LLM", name) == family | {"is_builtin": False}
+        told = client.get_model_registration("LLM", name)
+        assert (told["model_name"], told["model_specs"][0]["model_id"], told["is_builtin"]) == (name, f"team/{name}", False)
     kept = (kubectl.get("configmap", REGISTRATIONS, HOME) or {})["data"]
     assert {name: json.loads(text) for name, text in kept.items()} == families
     client.unregister_model("LLM", "mine")
@@ -132,6 +133,42 @@ def test_a_model_that_sleeps_is_woken(door: str, smollm2: str, kubectl: Kubectl,
     refused = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=60)
     assert refused.status_code == 503
     assert "suspend" in refused.json()["error"]["message"]
+
+
+def test_a_model_that_its_load_sends_to_sleep_is_woken(
+    door: str, apply: Callable[..., None], model: str, kubectl: Kubectl, namespace: str
+) -> None:
+    """No pod of it is left; its question waits, and nobody changes the spec."""
+    apply("smollm2", model=model, autoscaling={"minReplicas": 0, "maxReplicas": 2, "scaleDownDelaySeconds": 5})
+    resource.wait_ready(kubectl, "smollm2", 180, namespace)
+    seen = resource.wait_until(kubectl, "smollm2", "asleep", lambda seen: seen["status"].get("reason") == "ScaledToZero", 120, namespace)
+    assert (seen["status"]["autoscaling"], seen["status"]["ready"]) == ({"replicas": 0, "decidedBy": "Load"}, "0/0")
+    pods = "serving.jitney.dev/model-deployment=smollm2"
+    wait_for(lambda: not kubectl.list("pods", namespace, "-l", pods), 180, "the end of its pods")
+    begun = time.monotonic()
+    body = {"model": f"{namespace}/smollm2", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=180)
+    assert answer.status_code == 200, answer.text
+    print(f"\nanswered {time.monotonic() - begun:.1f} s after it was asked of a model that its load had sent to sleep")
+    assert (kubectl.get("mdep", "smollm2", namespace) or {})["metadata"]["generation"] == seen["metadata"]["generation"]
+
+
+def test_of_a_model_it_changes_annotations_only(door: str, kubectl: Kubectl, namespace: str) -> None:
+    """Its role says patch, and the chart's policy what."""
+    metadata = {"name": "m", "namespace": namespace}
+    body = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata}
+    kubectl.apply({**body, "spec": {"model": "a/b", "suspend": True}})
+
+    def patch(**changed: object) -> None:
+        # kubectl's other ways to patch ask for the right to read first.
+        account = f"--as=system:serviceaccount:{installation.NAMESPACE}:jitney-gateway"
+        kubectl("apply", "--server-side", "-f", "-", account, input=json.dumps({**body, **changed}))
+
+    patch(metadata={**metadata, "annotations": {"serving.jitney.dev/wanted-at": "x"}})
+    with pytest.raises(CommandFailed, match="the front door changes no spec"):
+        patch(spec={"image": "elsewhere/x:1"})
+    with pytest.raises(CommandFailed, match="the front door changes no labels"):
+        patch(metadata={**metadata, "labels": {"a": "b"}})
 
 
 def test_the_command_line_finds_it_through_the_kubeconfig(door: str, smollm2: str, cluster: Cluster, namespace: str) -> None:

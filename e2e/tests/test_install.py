@@ -29,6 +29,8 @@ def test_lint_has_nothing_to_say(kubectl: Kubectl) -> None:
         "logLevel=loud",
         "gateway.port=1",
         "gateway.limits.maxRequests=0",
+        "config.wakeNamespaces=everywhere",
+        "config.runtimImage=x",
     ],
 )
 def test_a_wrong_value_is_refused(kubectl: Kubectl, wrong: str) -> None:

@@ -58,9 +58,15 @@ def test_the_way_to_ready_is_told(apply, situation: Situation, model: str, kubec
     assert [state.reason for state in states][-1] == "Ready"
     assert {"Loading", "WarmingUp"} & {state.reason for state in states}
     assert any(state.progress for state in states)
+    assert watch.stdout is not None
+    header, lines = watch.stdout.readline(), [""]
+    while lines[-1].split()[3:5] != ["1/1", "Ready"]:
+        lines.append(watch.stdout.readline())
+        assert lines[-1], "the watch has ended"
+    # What would come after it, and tell nothing new.
     time.sleep(1)
     watch.terminate()
-    header, *lines = watch.communicate(timeout=10)[0].splitlines()
+    lines = [line.rstrip("\n") for line in (*lines[1:], *watch.stdout)]
     print("", header, *lines, sep="\n")
     assert header.split() == ["NAME", "MODEL", "ENGINE", "READY", "STATUS", "PROGRESS", "AGE"]
     # All but the age.

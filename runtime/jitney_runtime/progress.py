@@ -29,8 +29,8 @@ class Progress:
         words = f"{done / 1e9:.1f}/{total / 1e9:.1f} GB" if total >= 1e9 else f"{done / 1e6:.0f}/{total / 1e6:.0f} MB"
         self.step = Step(Stage.DOWNLOADING, f"downloading {words}")
 
-    def loading(self, percent: int | None = None) -> None:
-        self.step = Step(Stage.LOADING, "loading" if percent is None else f"loading {percent} %")
+    def loading(self, percent: int) -> None:
+        self.step = Step(Stage.LOADING, f"loading {percent} %")
 
     def warming_up(self) -> None:
         self.step = Step(Stage.WARMING_UP, "warming up")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
-# Variables of the same prefix that belong to somebody else on the way: the test and demo harness, and the key, which never is a flag.
-_NOT_FLAGS = {"JITNEY_API_KEY", "JITNEY_CACHE", "JITNEY_CLUSTER", "JITNEY_IMAGE_REGISTRY"}
+# Variables of the same prefix that belong to somebody else on the way: the command line, the test and demo harness, and the key, which
+# never is a flag.
+_NOT_FLAGS = {"JITNEY_API_KEY", "JITNEY_CACHE", "JITNEY_CLUSTER", "JITNEY_ENDPOINT", "JITNEY_IMAGE_REGISTRY"}
 _UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -41,7 +42,7 @@ class RuntimeSettings:
     api_key: str | None = None
 
 
-def _whole(minimum: int, maximum: int) -> object:
+def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         number = int(text) if re.fullmatch(r"-?\d+", text) else None
         if number is None or not minimum <= number <= maximum:
@@ -72,22 +73,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a chat model with continuous batching. Every flag is also a variable: --max-num-seqs is JITNEY_MAX_NUM_SEQS.",
         allow_abbrev=False,
     )
-    whole = _whole
     add = parser.add_argument
     add("--model", required=True, help="a folder, or org/repo on the hub")
     add("--revision", help="branch, tag or commit of the hub's repository")
     add("--served-model-name", help="the name clients send; default: the last part of --model")
-    add("--max-num-seqs", type=whole(1, 1024), default=16, help="requests that share one batch (default %(default)s)")  # type: ignore[arg-type]
-    add("--max-model-len", type=whole(2, 10_000_000), help="context window in tokens; default: the model's, lowered to what fits")  # type: ignore[arg-type]
+    add("--max-num-seqs", type=_whole(1, 1024), default=16, help="requests that share one batch (default %(default)s)")
+    add("--max-model-len", type=_whole(2, 10_000_000), help="context window in tokens; default: the model's, lowered to what fits")
     add("--quantization", choices=["none", "int8", "int4"], default="none")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
     add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="auto: float32 on a CPU, bfloat16 on a GPU")
     add("--host", default="127.0.0.1")
-    add("--port", type=whole(0, 65535), default=8000)  # type: ignore[arg-type]
-    add("--drain-seconds", type=whole(0, 86400), default=120, help="how long answers may finish after SIGTERM")  # type: ignore[arg-type]
-    add("--max-waiting", type=whole(0, 100_000), default=256, help="requests that may wait for a row; one more is answered 429")  # type: ignore[arg-type]
-    add("--token-budget", type=whole(1, 65536), default=512, help="tokens computed in one step, long prompts in chunks")  # type: ignore[arg-type]
-    add("--block-size", type=whole(1, 1024), default=16, help="tokens in one block of KV memory")  # type: ignore[arg-type]
+    add("--port", type=_whole(0, 65535), default=8000)
+    add("--drain-seconds", type=_whole(0, 86400), default=120, help="how long answers may finish after SIGTERM")
+    add("--max-waiting", type=_whole(0, 100_000), default=256, help="requests that may wait for a row; one more is answered 429")
+    add("--token-budget", type=_whole(1, 65536), default=512, help="tokens computed in one step, long prompts in chunks")
+    add("--block-size", type=_whole(1, 1024), default=16, help="tokens in one block of KV memory")
     add(
         "--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free"
     )

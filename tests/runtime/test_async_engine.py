@@ -135,8 +135,8 @@ async def test_a_request_that_comes_in_while_the_loop_dies_is_ended_too(parts: P
     dying(parts)
     check = parts.async_engine._check
 
-    def check_and_be_late(prompt: list[int], params: SamplingParams) -> None:
-        check(prompt, params)
+    def check_and_be_late(prompt: list[int], field: str) -> None:
+        check(prompt, field)
         assert parts.runner.gate
         parts.runner.gate.release()
         wait_for_death(parts)

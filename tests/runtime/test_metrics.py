@@ -71,6 +71,15 @@ async def test_the_seconds_of_one_answer(rig: Rig):
     assert 0.39 <= first + between <= whole <= took
 
 
+async def test_the_first_token_is_waited_for_from_the_request_on(rig: Rig):
+    """Making the prompt's tokens is part of it, and nothing of the queue."""
+    prompt_ids = rig.tokenizer.apply_chat_template
+    rig.tokenizer.apply_chat_template = lambda *turns, **options: time.sleep(0.1) or prompt_ids(*turns, **options)  # type: ignore[method-assign]
+    await rig.chat(max_tokens=1)
+    assert rig.metric("jitney_time_to_first_token_seconds_sum") >= 0.1
+    assert rig.metric("jitney_request_duration_seconds_sum") >= 0.1
+
+
 async def test_no_prompt_is_taken_from_another_yet(rig: Rig):
     """A name of the contract, and 0 until prefixes are shared."""
     for _ in range(2):

@@ -79,8 +79,14 @@ def test_the_key_is_a_variable_only():
         parse_settings(["--model", "a/b", "--api-key", "secret"], {})
 
 
+@pytest.mark.parametrize("name", ["JITNEY_API_KEY", "JITNEY_CACHE", "JITNEY_CLUSTER", "JITNEY_ENDPOINT", "JITNEY_IMAGE_REGISTRY"])
+def test_a_variable_of_the_project_that_is_no_flag_is_no_unknown_one(name: str, caplog: pytest.LogCaptureFixture):
+    parse_settings(["--model", "a/b"], {name: "k"})
+    assert not caplog.records
+
+
 def test_an_unknown_variable_is_a_warning_and_a_known_one_is_not(caplog: pytest.LogCaptureFixture):
-    parse_settings(["--model", "a/b"], {"JITNEY_MAX_SEQS": "3", "JITNEY_PORT": "1", "JITNEY_API_KEY": "k", "HOME": "/"})
+    parse_settings(["--model", "a/b"], {"JITNEY_MAX_SEQS": "3", "JITNEY_PORT": "1", "HOME": "/"})
     assert [record.getMessage() for record in caplog.records] == ["the variable JITNEY_MAX_SEQS is unknown and has no effect"]
 
 

@@ -8,7 +8,7 @@ from jitney_runtime.engine.sequence import Sequence
 
 
 class NoFreeBlocks(Exception):
-    """The pool cannot grow this sequence now; the scheduler preempts somebody and asks again."""
+    """The pool cannot grow this sequence now. The scheduler asks before, and preempts somebody."""
 
 
 class BlockPool:

@@ -30,11 +30,12 @@ class Piece:
 class Answer:
     """Whoever holds it must `close` it, however the answer ended."""
 
-    def __init__(self, state: ServerState, generation: Generation, detokenizer: Detokenizer) -> None:
+    def __init__(self, state: ServerState, generation: Generation, detokenizer: Detokenizer, started: float) -> None:
+        """`started` is when the request came, by perf_counter."""
         self._state = state
         self._generation = generation
         self._detokenizer = detokenizer
-        self._started = self._last = time.perf_counter()
+        self._started = self._last = started
         self._reason: FinishReason = FinishReason.ABORT
         self._closed = False
         self.completion_tokens = 0
@@ -43,13 +44,14 @@ class Answer:
     @classmethod
     async def begin(cls, state: ServerState, serving: Serving, request: AnswerRequest) -> Self:
         """Make the prompt's tokens and hand them to the engine; a RequestError where either refuses."""
+        started = time.perf_counter()
         if request.characters > _LONG_PROMPT:
             prompt = await run_in_threadpool(request.prompt_ids, serving.tokenizer)
         else:
             prompt = request.prompt_ids(serving.tokenizer)
         params = request.sampling(room=serving.engine.max_model_len - len(prompt))
         generation = serving.engine.submit(prompt, params, request.prompt_field)
-        return cls(state, generation, request.detokenizer(serving.tokenizer, prompt))
+        return cls(state, generation, request.detokenizer(serving.tokenizer, prompt), started)
 
     @property
     def usage(self) -> Usage:

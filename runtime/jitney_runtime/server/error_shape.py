@@ -1,4 +1,4 @@
-"""OpenAI's error shape, for every refusal."""
+"""OpenAI's error shape, for every refusal; the sentence is also where Xinference's clients look for it, behind a front door."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jitney_runtime.errors import RequestError
 
 
 def error_body(message: str, kind: str, param: str | None, code: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {"detail": message, "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def error_response(error: RequestError, headers: dict[str, str] | None = None) -> JSONResponse:

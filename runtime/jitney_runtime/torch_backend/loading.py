@@ -36,12 +36,11 @@ _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Everything the server needs: the policy's scheduler, the runner, the tokenizer and how long loading took."""
+    """Everything the server needs: the policy's scheduler, the runner and the tokenizer."""
 
     scheduler: Scheduler
     runner: TorchRunner
     tokenizer: Any
-    seconds: float
 
 
 def load(settings: RuntimeSettings, progress: Progress) -> LoadedModel:
@@ -90,12 +89,11 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
         scheduler = _scheduler(settings, config, runner, read_eos_tokens(folder, config, tokenizer))
         runner.allocate(scheduler.pool.count)
         _warm_up(runner, scheduler)
-    seconds = time.perf_counter() - started
     logger.info(
         "loaded %s in %.1f s on %s as %s: context %d, %d blocks of %d tokens, %d threads",
         *(
             settings.model,
-            seconds,
+            time.perf_counter() - started,
             device,
             dtype,
             scheduler.max_model_len,
@@ -104,7 +102,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
             torch.get_num_threads(),
         ),
     )
-    return LoadedModel(scheduler, runner, tokenizer, seconds)
+    return LoadedModel(scheduler, runner, tokenizer)
 
 
 def choose_device(wanted: str) -> torch.device:

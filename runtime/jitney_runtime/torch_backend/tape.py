@@ -219,7 +219,7 @@ class Recordings:
 
     def _replay(self, tape: Tape, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
         if not tape.proven:
-            # The model's own run first: the tape's memory is not used by it, and what it stores in the cache is the same.
+            # And the model's own run, which answers: it does not use the tape's memory, and what it stores in the cache is the same.
             if place == 0:
                 self._expected = tape.replay(_floats(hidden, args, kwargs)).clone()
             output = layer(hidden, *args, **kwargs)

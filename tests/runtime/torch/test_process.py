@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import Iterator
@@ -136,27 +137,31 @@ async def test_sixteen_chats_share_a_batch_and_each_answers_as_generate_does_alo
 
 
 async def test_bad_requests_and_a_full_queue_change_no_neighbours_answer(smollm2_process: RuntimeProcess, alone: Alone):
-    """Two clients hold rows that never end by themselves; beside them 16 chats, and all that can be refused."""
+    """Two clients hold rows that never end by themselves; beside them 16 chats, and all that can be refused, at once.
+
+    Of chats that take as many steps as they may: that the queue is full while they last is what the first refusal shows.
+    """
+    lasting = [(messages, solo) for messages, solo in zip(QUESTIONS, alone.chats, strict=True) if len(solo.tokens) == COUNT]
+    questions, solos = zip(*itertools.islice(itertools.cycle(lasting), 16), strict=True)
     url = f"{smollm2_process.url}/v1/chat/completions"
     endless = {"model": "smollm2", **QUESTION, "max_tokens": 1900, "ignore_eos": True, "stream": True}
     async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None)) as client:
         async with client.stream("POST", url, json=endless), client.stream("POST", url, json=endless):
-            neighbours = [asyncio.create_task(chat(client, smollm2_process, messages)) for messages in QUESTIONS]
+            neighbours = [asyncio.create_task(chat(client, smollm2_process, messages)) for messages in questions]
             await until_figure(smollm2_process, "jitney_requests_waiting", MOST - 16)
-            refused = [
-                await client.post(url, json={"model": "smollm2", **QUESTION}),
-                await client.post(url, json={"model": "smollm2", "messages": [{"role": "user", "content": "long " * 3000}]}),
-                await client.post(url, json={"model": "smollm2", **QUESTION, "temperature": 9}),
-                await client.post(url, json={"model": "other", **QUESTION}),
-                await client.post(url, content=b"{", headers={"content-type": "application/json"}),
-            ]
+            refused = await asyncio.gather(
+                client.post(url, json={"model": "smollm2", **QUESTION}),
+                client.post(url, json={"model": "smollm2", "messages": [{"role": "user", "content": "long " * 3000}]}),
+                client.post(url, json={"model": "smollm2", **QUESTION, "temperature": 9}),
+                client.post(url, json={"model": "other", **QUESTION}),
+                client.post(url, content=b"{", headers={"content-type": "application/json"}),
+            )
             assert [answer.status_code for answer in refused] == [429, 400, 400, 404, 400]
             assert all(set(answer.json()["error"]) == {"message", "type", "param", "code"} for answer in refused)
             assert int(refused[0].headers["retry-after"]) > 0
-            assert not any(task.done() for task in neighbours)
             answers = await asyncio.gather(*neighbours)
         await until_figure(smollm2_process, "jitney_requests_running", 0)
-    alone.judge(answers, alone.chats)
+    alone.judge(answers, list(solos))
 
 
 async def test_completions_beside_chats_are_what_generate_makes_of_the_plain_prompt(smollm2_process: RuntimeProcess, alone: Alone):

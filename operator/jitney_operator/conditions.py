@@ -8,6 +8,7 @@ from jitney_operator.api import LABEL, Json, ModelDeployment
 from jitney_operator.failure import Failure
 from jitney_operator.observed import Observed, Pod
 from jitney_operator.reasons import REASONS, STALLING
+from jitney_operator.words import clipped
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 LOADING = {"Downloading", "Loading", "WarmingUp"}
@@ -194,7 +195,7 @@ def _on_the_way(facts: Facts) -> str | None:
         return None
     if not pod.placed:
         return "waiting for a node"
-    return f"starting on {pod.body['spec']['nodeName']}" if pod.being_made or pod.starting else None
+    return clipped(f"starting on {pod.body['spec']['nodeName']}", 256) if pod.being_made or pod.starting else None
 
 
 def _entry(condition: Condition, generation: int, before: Json | None, now: str) -> Json:
@@ -203,7 +204,7 @@ def _entry(condition: Condition, generation: int, before: Json | None, now: str)
         "type": condition.type,
         "status": condition.status,
         "reason": condition.reason,
-        "message": condition.message[:4096],
+        "message": clipped(condition.message, 4096),
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if same and before else now,
     }
@@ -214,7 +215,7 @@ def _last_failure(facts: Facts, now: str) -> Json | None:
     before: Json | None = facts.mdep.status.get("lastFailure")
     if facts.failure is None:
         return before
-    said = facts.failure.message[:4096]
+    said = clipped(facts.failure.message, 4096)
     same = before and (before.get("reason"), before.get("message")) == (facts.failure.reason, said)
     if same and before and before.get("pod", "") in {"", *(pod.name for pod in facts.observed.pods)}:
         return before

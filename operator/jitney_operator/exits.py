@@ -84,7 +84,8 @@ def _figures(reason: str, pod: Pod) -> str:
     """What the pod was told, and half of it: a first thing to try."""
     if reason not in ("OutOfMemory", "GPUOutOfMemory"):
         return ""
-    args = pod.spec_of_container.get("args", [])
+    # Both spellings: --flag 4 and --flag=4.
+    args = [part for arg in pod.spec_of_container.get("args", []) for part in arg.split("=", 1)]
     told = dict(itertools.pairwise(args))
     ways = [
         f"{name} {int(told[flag]) // 2} (now {told[flag]})"

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 SETTLE = 0.1
 # Seconds between two writes that tell nothing but how far a pod has come.
 PROGRESS_PACE = 5.0
+# Seconds between two tries of what the cluster refuses, at the longest: nobody tells us when a quota has room again.
+REFUSED_PACE = 15.0
 # Seconds until an Event that could not be posted is tried again.
 TELL_AGAIN = 5.0
 
@@ -100,7 +102,7 @@ class Reconciler:
         await self._tell(key)
         if refused:
             # Nobody tells us when a stranger's object goes away, or when the cluster would take ours.
-            self._queue.retry(key, 1.0)
+            self._queue.retry(key, 1.0, REFUSED_PACE)
         else:
             self._queue.forget(key)
 

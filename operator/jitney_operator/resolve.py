@@ -11,6 +11,7 @@ from jitney_operator.errors import Rejected
 from jitney_operator.fit import Estimate, Request
 from jitney_operator.quantities import gib, size
 from jitney_operator.settings import Profile, Settings
+from jitney_operator.words import clipped
 
 MOUNT = "/mnt/model"
 
@@ -45,7 +46,7 @@ class Resolved:
         if self.max_model_len:
             found["maxModelLen"] = self.max_model_len
         if self.explanation:
-            found["explanation"] = self.explanation
+            found["explanation"] = clipped(self.explanation, 1024)
         if self.estimate:
             parts = {"weights": self.estimate.weights, "kvCache": self.estimate.kv_cache, "overhead": self.estimate.overhead}
             found |= {"estimatedMemory": gib(self.estimate.total), "breakdown": {name: gib(value) for name, value in parts.items()}}

@@ -43,6 +43,8 @@ class Profile:
     def parse(cls, name: str, values: Mapping[str, Any]) -> Self:
         if not isinstance(values, Mapping):
             raise SettingsError(f"profile {name}: must be a mapping, not {values!r}")
+        if not name or len(name) > 63:
+            raise SettingsError(f"profile {name}: its name must have 1 to 63 characters")
         unknown = set(values) - _PROFILE_FIELDS
         if unknown:
             raise SettingsError(f"profile {name}: unknown field {sorted(unknown)[0]}; known are {', '.join(sorted(_PROFILE_FIELDS))}")

@@ -65,11 +65,11 @@ class WorkQueue:
             timer.handle.cancel()
         self._timers[key] = _Timer(due, loop.call_at(due, self._fire, key, priority))
 
-    def retry(self, key: Key, at_least: float = 0.0) -> float:
+    def retry(self, key: Key, at_least: float = 0.0, at_most: float = LONGEST_DELAY) -> float:
         """Queue it again after a delay that doubles with every failure; the delay in seconds."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        delay: float = max(at_least, min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count, 20)) * random.uniform(0.8, 1.2))
+        delay: float = max(at_least, min(at_most, FIRST_DELAY * 2.0 ** min(count, 20)) * random.uniform(0.8, 1.2))
         self.add_after(key, delay, Priority.RESYNC)
         return delay
 

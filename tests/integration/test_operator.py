@@ -348,6 +348,7 @@ def test_health_and_metrics(created: Namespace, operator: Operator):
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {hostPaths: [models]}", "hostPaths must be absolute, not models"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {image: []}", "allow: unknown field image"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {trustRemoteCode: maybe}", "trustRemoteCode must be true or false, not 'maybe'"),
+        ("profiles: {pppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp: {memory: 1Gi}}", "its name must have 1 to 63 characters"),
         ("profiles: {cpu: {memory: 1Gi}}\nwakeNamespaces: team", "wakeNamespaces must be a list of strings, not 'team'"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: 5}", "catalogue: x must map sizes in billions to models, not be 5"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {big: {}}}", "catalogue: x, size big: a size is in billions"),

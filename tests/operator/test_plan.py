@@ -647,6 +647,23 @@ def test_memory_that_is_too_small_comes_with_figures_to_try():
     assert failure is not None
     assert failure.reason == "GPUOutOfMemory"
     assert "Try maxNumSeqs 8 (now 16) or maxModelLen 2048 (now 4096)." in failure.message
+    (pod,) = running(mdep, ended).pods
+    pod.spec_of_container["args"] = ["--max-num-seqs=6"]
+    told = failures.of_pod(pod)
+    assert told is not None
+    assert "Try maxNumSeqs 3 (now 6)." in told.message
+
+
+def test_no_sentence_is_longer_than_its_field():
+    many = {
+        f"profile-{number:03}": replace(SETTINGS.profiles["cpu"], name=f"profile-{number:03}", memory=2**28 + number)
+        for number in range(99)
+    }
+    mdep = resource(**SMALL, maxNumSeqs=64, maxModelLen=8192)
+    settings = replace(SETTINGS, profiles=many | SETTINGS.profiles)
+    explanation = plan.make(mdep, Observed(), settings, CATALOGUE).status(NOW)["resolved"]["explanation"]
+    assert len(explanation) == 1024
+    assert explanation.endswith("\N{HORIZONTAL ELLIPSIS}")
 
 
 def test_a_container_that_never_ran_is_told_the_same_way_whichever_place_the_kubelet_tells_it_in():

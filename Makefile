@@ -13,7 +13,7 @@ KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.
 .DEFAULT_GOAL := help
 # What comes first is asked first: `make -j` must not download beside the question whether it may.
 .NOTPARALLEL:
-.PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-status binaries
+.PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-status bench-gateway demo-local record-xinference binaries screenshots
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -68,6 +68,23 @@ bench: setup ## the runtime against transformers serve: same model, machine and 
 
 bench-status: prerequisites setup ## how soon the resource says what Kubernetes knows, over 20 failures
 	@$(RUN)python bench/status.py
+
+bench-gateway: go setup control-plane ## the front door against the runtimes behind it: what it adds, costs, holds and where it leads
+	@$(RUN)python bench/gateway.py
+
+# What only a person can give is missing in one sentence, before 5.5 GB are downloaded.
+demo-local: ## the same job on this machine, without root, Go or a cluster: a launch, 16 chats at once
+	@command -v python3 > /dev/null || { echo "error: Python 3.11 or newer is needed and there is no python3: install it" >&2; exit 1; }
+	python3 e2e/needs.py
+	$(MAKE) -s --no-print-directory setup
+	$(RUN)python e2e/demo_local.py
+
+record-xinference: setup ## write down anew what Xinference answers, which tests/gateway/test_recorded.py compares with ours
+	@PYTHONPATH=e2e:tests $(RUN)python tests/recordings/record.py
+
+screenshots: setup ## take the README's pictures of the front door's page anew (docs/images)
+	@mkdir -p docs/images
+	JITNEY_SCREENSHOTS="$$PWD/docs/images" $(RUN)pytest -q tests/gateway/test_page.py -k screenshots
 
 binaries: ## build etcd, Kubernetes, helm, CoreDNS and what else the cluster suite needs from their Go modules (8 minutes the first time)
 	@python3 e2e/cluster/binaries.py

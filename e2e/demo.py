@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 
-from product import installation, model_claim, resource
+from product import installation, model_claim, report, resource
 from product.client import Chat, Client
 from test_model import model_folder
 
@@ -82,32 +82,8 @@ def _show_usage(cluster: Cluster, kubectl: Kubectl) -> None:
 
 
 def _show(chats: list[Chat], kubectl: Kubectl) -> None:
-    print(f"\n{'':>2}  {'prompt':<36} {'answer':<60} {'tokens':>6} {'first token':>11} {'tokens/s':>8}")
-    for chat in chats:
-        first = f"{chat.first_token:.2f} s" if chat.first_token is not None else "-"
-        answer = _short(chat.error or chat.answer, 60)
-        print(
-            f"{chat.number:>2}  {_short(chat.prompt, 36):<36} {answer:<60} {chat.tokens:>6} {first:>11} {chat.tokens / chat.seconds:>8.1f}"
-        )
-    print(f"    {_summary(chats)}\n")
+    print(f"\n{report.table(chats)}\n")
     print(f"$ kubectl get mdep -o wide\n{kubectl('get', 'mdep', '-o', 'wide')}", end="", flush=True)
-
-
-def _summary(chats: list[Chat]) -> str:
-    answered = [chat for chat in chats if not chat.error]
-    if not answered:
-        return "no chat was answered"
-    wall = max(chat.ended for chat in answered) - min(chat.started for chat in answered)
-    tokens = sum(chat.tokens for chat in answered)
-    first = sorted(chat.first_token or chat.seconds for chat in answered)
-    middle, last = first[len(first) // 2], first[-1]
-    speed = f"{tokens} tokens in {wall:.1f} s = {tokens / wall:.0f} tokens/s together"
-    return f"{len(answered)} of {len(chats)} chats answered; {speed}; first token after {middle:.2f} s (median), {last:.2f} s (slowest)"
-
-
-def _short(text: str, width: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else line[: width - 3] + "..."
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
-"""What all comparisons with `generate` of a session found together: added up over the processes that share its tests, printed, judged."""
+"""For all tests: machines that lack something, and the sum of all comparisons.
+
+What all comparisons with `generate` of a session found together: added up over the processes that share its tests, printed, judged.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from support.machine import Machine, bare_machine
 from support.verdict import ALLOWED_TIES, TOTAL, Verdict
 
 KEY = "answers compared"
@@ -40,3 +47,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not TOTAL.rare:
         share = f"{TOTAL.ties} of {TOTAL.count} sequences differ at a near-tie, and {ALLOWED_TIES:.1%} may (none of fewer than 1,000)"
         terminalreporter.line(f"FAILED: {share}", red=True)
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    with bare_machine() as machine:
+        yield machine
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

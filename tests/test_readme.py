@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -73,6 +74,13 @@ def wait_ready(output: Path, seconds: float = 240) -> None:
     raise AssertionError(f"not ready:\n{output.read_text()[-3000:]}")
 
 
+def wait_open(output: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while "Uvicorn running on" not in output.read_text():
+        assert time.monotonic() < end, output.read_text()
+        time.sleep(0.2)
+
+
 def test_make_serve_and_the_curl_line_below_it(tmp_path: Path):
     assert the_block("make serve") == "make serve"
     with running(["make", "serve"], tmp_path) as output:
@@ -120,13 +128,26 @@ def test_several_models_on_this_machine(tmp_path: Path):
         hub.repositories["Qwen/Qwen2.5-0.5B-Instruct"] = save_tiny(tmp_path / "tiny", vocab_size=49152)
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "XDG_STATE_HOME": str(tmp_path)}
         with running(shlex.split(serve), tmp_path, PORT, **environment) as output:
-            end = time.monotonic() + 60
-            while "Uvicorn running on" not in output.read_text():
-                assert time.monotonic() < end, output.read_text()
-                time.sleep(0.2)
+            wait_open(output)
             for command in commands:
                 done = subprocess.run(
                     shlex.split(command), cwd=ROOT, input="Hello\n/quit\n", capture_output=True, text=True, timeout=120, check=False
                 )
                 assert done.returncode == 0, done.stderr + output.read_text()
             assert "Assistant: " in done.stdout
+
+
+def test_coming_from_xinference(tmp_path: Path):
+    """The three ways and the registrations; the repository comes from a hub on this machine, and the file from its folder."""
+    serve, *ways = the_block("# The server. There:").split("\n\n")
+    own = the_block("# There: xinference register").replace("my.json", str(tmp_path / "my.json"))
+    with usual_port(), running_hub() as hub:
+        hub.repositories["Qwen/Qwen1.5-0.5B-Chat"] = model = save_tiny(tmp_path / "tiny", vocab_size=49152)
+        spec = {"model_format": "pytorch", "model_size_in_billions": "0_01", "model_uri": f"file://{model}"}
+        (tmp_path / "my.json").write_text(json.dumps({"model_name": "NAME", "model_specs": [spec]}))
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "XDG_STATE_HOME": str(tmp_path)}
+        with running(["bash", "-c", serve], tmp_path, PORT, **environment) as output:
+            wait_open(output)
+            for commands in (*ways, own):
+                done = subprocess.run(["bash", "-ec", commands], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+                assert done.returncode == 0, done.stderr + output.read_text()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from jitney_gateway.destination import Destination
+from jitney_gateway.fit import Fit
 from jitney_gateway.launch import Launch
 from jitney_gateway.machine import Machine
 from jitney_gateway.model import Model
@@ -18,6 +19,10 @@ class Backend(Protocol):
     @property
     def registry(self) -> Registry:
         """Custom models, which are launched by the name that they were registered with."""
+        ...
+
+    async def fit(self, launch: Launch) -> Fit:
+        """What can be said before it is launched; GatewayError (400) where it would be refused as it stands. Starts nothing."""
         ...
 
     async def launch(self, launch: Launch) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, Self
 
 import yaml
 
 from jitney_gateway.errors import GatewayError, bad_field
+from jitney_gateway.launch import Launch
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,10 @@ class Catalogue:
             if size is None or float(entry.size) == float(size):
                 return entry
         raise bad_field("model_size_in_billions", f"{name} has no size {size}; there are {sizes}")
+
+    def pinned(self, launch: Launch) -> Launch:
+        """The launch with its entry's revision, where a short name says what to load and the person says no revision. It stays with the
+        launch: another edition of the catalogue changes no model that runs. GatewayError (400) as find() has it."""
+        if launch.revision or launch.model_path or "/" in launch.name:
+            return launch
+        return replace(launch, revision=self.find(launch.name, launch.size).revision)

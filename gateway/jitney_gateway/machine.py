@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,7 +35,8 @@ class Machine:
         if detailed:
             used = self.memory - self.free
             found |= {"gpu_vram_available": 0, "cpu_available": max(0.0, self.cpus - os.getloadavg()[0]), "cpu_count": self.cpus}
-            found |= {"mem_used": used, "mem_available": self.free, "mem_total": self.memory}
+            found |= {"mem_used": used, "mem_available": self.free, "mem_total": self.memory, "gpu_utilization": None}
+            found |= {"software_version": version("jitney")} if kind == "Worker" else {}
         return found
 
 

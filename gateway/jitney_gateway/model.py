@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,8 @@ from jitney_gateway.launch import Launch
 Json = dict[str, Any]
 
 CREATING, LOADING, READY, ERROR, UPDATING = "CREATING", "LOADING", "READY", "ERROR", "UPDATING"
+# Xinference's words for one replica.
+STATES = {CREATING: "registering", LOADING: "loading", READY: "ready", ERROR: "error", UPDATING: "loading"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Model:
             "context_length": self.context,
             "strict_system_first": False,
             "model_engine": "Transformers",
+            "n_worker": 1,
             "replica": launch.replicas,
             "status": self.status,
             "message": self.message,
@@ -78,23 +82,43 @@ class Model:
             "status": self.status,
             "instance_created_ts": self.created,
             "n_worker": 1,
-            "replica_statuses": [replica_status(self, replica) for replica in self.replicas],
+            "replica_statuses": [{**replica_status(self, replica), "model_state": STATES[replica.status]} for replica in self.replicas],
         }
 
     def progressed(self) -> Json:
-        return {"progress": self.progress, "stage": self.stage, "download_files": [], "replicas": [], "message": self.message}
+        """How far the slowest replica is; of another it is only known whether it is ready."""
+        replicas = [self._replica_progressed(replica) for replica in self.replicas]
+        return {"progress": self.progress, "stage": self.stage, "download_files": [], "replicas": replicas, "message": self.message}
+
+    def _replica_progressed(self, replica: Replica) -> Json:
+        ready = replica.status == READY
+        progress, stage = (1.0, READY.lower()) if ready else (self.progress, self.stage)
+        told = {
+            **named(self, replica),
+            "progress": progress,
+            "stage": stage,
+            "info": replica.message or ("" if ready else self.message),
+            "updated_at": time.time(),
+        }
+        nothing = ("completed", "total", "plan", "status")
+        return {**told, "download_files": [], **{f"dependency_install_{part}": None for part in nothing}}
+
+
+def named(model: Model, replica: Replica) -> Json:
+    """By its number, or by its pod's name."""
+    number = int(replica.id) if replica.id.isdecimal() else replica.id
+    return {"replica_id": number, "replica_model_uid": f"{model.uid}-{replica.id}"}
 
 
 def replica_status(model: Model, replica: Replica) -> Json:
     return {
-        "replica_id": replica.id,
-        "replica_model_uid": f"{model.uid}-{replica.id}",
+        **named(model, replica),
         "worker_address": None,
         "model_address": replica.address,
         "accelerators": [],
         "status": replica.status,
         "created_ts": model.created,
-        "error_message": replica.message,
+        "error_message": replica.message or None,
         "replica_uid": replica.id,
         "gpu_idx": None,
     }

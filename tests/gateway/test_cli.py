@@ -166,12 +166,13 @@ def test_the_runtimes_log(local: Local, uid: str):
 
 def test_a_log_is_followed_until_the_model_ends(local: Local, flags: list[str]):
     assert jitney("launch", "-e", local.url, *flags, "-u", "leaving").returncode == 0
-    command = [SCRIPT, "logs", "-e", local.url, "-u", "leaving", "-f", "-n", "0"]
+    command = [SCRIPT, "logs", "-e", local.url, "-u", "leaving", "-f", "-n", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as following:
-        time.sleep(1)
+        assert following.stdout is not None
+        # From its last line until now on it follows.
+        assert following.stdout.readline().strip()
         assert jitney("terminate", "-e", local.url, "-u", "leaving").returncode == 0
         assert following.wait(60) == 0
-        assert following.stdout is not None
         # The model's way out was written after this began.
         assert following.stdout.read().strip()
 

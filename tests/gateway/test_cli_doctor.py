@@ -100,7 +100,8 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_machine_with_nothing_and_one_whose_port_is_taken():
-    other = "python3 -m http.server 9997 --bind 127.0.0.1 >/dev/null 2>&1 & sleep 2"
+    other = """python3 -m http.server 9997 --bind 127.0.0.1 >/dev/null 2>&1 &
+        until python3 -c "import socket; socket.create_connection(('127.0.0.1', 9997))" 2>/dev/null; do sleep 0.1; done"""
     for before, said in (("", "9997 is free"), (other, "9997 is taken by another program")):
         command = [
             "unshare",

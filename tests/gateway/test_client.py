@@ -220,6 +220,8 @@ async def test_the_async_clients_errors_have_the_reason(caller: AsyncRESTfulClie
     model = await caller.get_model(uid)
     with pytest.raises(RuntimeError, match="Failed to generate completion"):
         await model.generate(BEGINNING, generate_config={"temperature": 9})
+    with pytest.raises(RuntimeError, match="temperature"):
+        await model.chat(QUESTION, generate_config={"temperature": 9})
     assert await caller.abort_request("nobody", "r") == {"msg": "NO_OP"}
     await model.close()
 

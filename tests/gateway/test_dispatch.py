@@ -18,6 +18,7 @@ from jitney_gateway.errors import GatewayError
 from jitney_gateway.routing.bounds import Bounds
 from jitney_gateway.server import wire
 from jitney_gateway.server.dispatch import Dispatch
+from jitney_gateway.server.question import Ended, Question
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
@@ -201,3 +202,91 @@ async def test_the_kernel_asks_whether_a_runtime_is_there(client: aiohttp.Client
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == wire.PROBE_AFTER
         answer.close()
+
+
+async def test_an_answer_leaves_no_cookie_for_the_next_question(client: aiohttp.ClientSession):
+    heads: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HEAD.replace(b"Content-Type", b"Set-Cookie: who=me\r\nContent-Type") % b"200 OK" + b"{}")
+        writer.close()
+
+    async with listening(handle) as address:
+        dispatch = Dispatch(Stub(address.replace("127.0.0.1", "localhost")), Bounds())
+        assert [await ask(dispatch, client) for _ in range(2)] == [200, 200]
+    assert not [head for head in heads if b"cookie" in head.lower()]
+
+
+# A question is ended from outside
+
+
+async def test_work_that_is_done_first_is_not_ended():
+    question = Question()
+    assert await question.wait(asyncio.sleep(0, "done")) == "done"
+    question.end()
+    question.end()
+    with pytest.raises(Ended):
+        await question.wait(asyncio.sleep(0, "too late"))
+
+
+async def test_an_end_stops_the_work_and_nothing_else():
+    """Whoever waited goes on as after any other exception."""
+    question, stopped = Question(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async def wait() -> str:
+        with pytest.raises(Ended):
+            await question.wait(work())
+        await asyncio.sleep(0)
+        return "went on"
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    question.end()
+    question.end()
+    assert await waiting == "went on"
+    assert stopped.is_set()
+    assert waiting.cancelling() == 0
+
+
+async def test_who_cancels_the_task_at_the_moment_of_an_end_has_cancelled_it():
+    question = Question()
+    waiting = asyncio.create_task(question.wait(asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    question.end()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_a_time_limit_around_a_question_is_one():
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await Question().wait(asyncio.Event().wait())
+
+
+async def test_an_end_that_the_work_keeps_to_itself_leaves_no_trace():
+    question = Question()
+
+    async def deaf() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "heard nothing"
+        raise AssertionError
+
+    async def wait() -> str:
+        said = await question.wait(deaf())
+        await asyncio.sleep(0)
+        return said
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    question.end()
+    assert await waiting == "heard nothing"

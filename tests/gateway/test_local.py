@@ -14,6 +14,7 @@ import pytest
 from xinference_client import RESTfulClient
 
 from hub.server import running_hub
+from jitney_gateway.catalogue import Catalogue
 from support.local import QUESTION, Local, launch, running_local, until
 from support.models import save_tiny, smollm2_folder
 
@@ -60,6 +61,9 @@ def test_the_documented_example_from_a_hub(tmp_path: Path):
             assert launched.json() == {"model_uid": "qwen1.5-chat"}
             answer = RESTfulClient(local.url).get_model("qwen1.5-chat").chat(QUESTION, generate_config={"max_tokens": 4})
             assert answer["usage"]["completion_tokens"] == 4
+            pinned = Catalogue.read().find("qwen1.5-chat", "4").revision
+            assert f"Qwen/Qwen1.5-4B-Chat/resolve/{pinned}/model.safetensors" in hub.requests
+            assert RESTfulClient(local.url).describe_model("qwen1.5-chat")["revision"] == pinned
 
 
 def jitney(*arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:

@@ -76,7 +76,12 @@ def asked(status: dict[str, Any], **spec: Any) -> dict[str, Any]:
     return {**found, "spec": found["spec"] | spec}
 
 
+def scaled(replicas: int, by: str = "Load") -> dict[str, Any]:
+    return {"autoscaling": {"replicas": replicas, "decidedBy": by}}
+
+
 STALLED = {"conditions": conditions(Ready="False", Stalled="True")}
+SLEEPY = {"minReplicas": 0, "maxReplicas": 2}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,12 @@ STALLED = {"conditions": conditions(Ready="False", Stalled="True")}
         (asked({}, replicas=0), Prospect.ASLEEP),
         (asked({}, replicas=0, suspend=True), Prospect.SUSPENDED),
         (asked({}, replicas=0, autoscaling={"maxReplicas": 2}), Prospect.COMING),
+        (asked(scaled(0), autoscaling=SLEEPY), Prospect.ASLEEP),
+        (asked(scaled(0) | {"observedGeneration": 1}, autoscaling=SLEEPY), Prospect.ASLEEP),
+        (asked(scaled(1), autoscaling=SLEEPY), Prospect.COMING),
+        (asked(scaled(0), autoscaling=SLEEPY, suspend=True), Prospect.SUSPENDED),
+        (asked(STALLED | scaled(0), autoscaling=SLEEPY), Prospect.FAILED),
+        (asked(scaled(0, "HorizontalPodAutoscaler"), replicas=0, autoscaling=SLEEPY), Prospect.COMING),
         (asked(STALLED), Prospect.FAILED),
         (asked(STALLED, replicas=0), Prospect.FAILED),
         (asked(STALLED | {"observedGeneration": 1}, replicas=0), Prospect.ASLEEP),

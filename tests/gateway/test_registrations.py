@@ -32,6 +32,16 @@ def names(client: RESTfulClient) -> dict[str, bool]:
     return {entry["model_name"]: entry["is_builtin"] for entry in client.list_model_registrations("LLM")}
 
 
+def assert_told(document: str, told: dict[str, Any]) -> None:
+    """What was registered, and more, which says nothing else."""
+    given = json.loads(document)
+    specs = given.pop("model_specs")
+    assert given == {key: told[key] for key in given}
+    assert (told["is_builtin"], told["chat_template"], told["model_lang"]) == (False, None, ["en"])
+    assert [spec | kept for spec, kept in zip(told["model_specs"], specs, strict=True)] == told["model_specs"]
+    assert all((spec["model_hub"], spec["model_revision"]) == ("huggingface", None) for spec in told["model_specs"])
+
+
 def chatted(client: RESTfulClient, uid: str) -> int:
     answer = client.get_model(uid).chat(QUESTION, generate_config={"max_tokens": 4, "temperature": 0})
     return int(answer["usage"]["completion_tokens"])
@@ -43,9 +53,10 @@ def test_a_custom_model_is_registered_launched_and_forgotten(client: RESTfulClie
     found = names(client)
     assert found["mine"] is False
     assert found["qwen1.5-chat"] is True
-    assert client.get_model_registration("LLM", "mine") == json.loads(document) | {"is_builtin": False}
+    assert_told(document, client.get_model_registration("LLM", "mine"))
     offers = client.query_engine_by_model_name("mine")["Transformers"]
-    assert offers == [{"model_name": "mine", "model_format": "pytorch", "model_size_in_billions": "0_01", "quantizations": ["none"]}]
+    offer = {"model_name": "mine", "model_format": "pytorch", "model_size_in_billions": "0_01", "quantizations": ["none"]}
+    assert offers == [offer | {"support_draft_model": False}]
     uid = client.launch_model("mine", **ENGINE, model_size_in_billions="0_01", model_format="pytorch")
     assert uid == "mine"
     described = client.describe_model(uid)
@@ -65,13 +76,25 @@ async def test_the_async_client_registers_lists_tells_and_unregisters(caller: As
     document = family("theirs", model_uri=str(tiny))
     assert await caller.register_model("LLM", document, persist=False) is None
     assert {"model_name": "theirs", "is_builtin": False} in await caller.list_model_registrations("LLM")
-    assert (await caller.get_model_registration("LLM", "theirs"))["model_specs"] == json.loads(document)["model_specs"]
+    assert_told(document, await caller.get_model_registration("LLM", "theirs"))
     with pytest.raises(RuntimeError, match="conflicts with existing model theirs"):
         await caller.register_model("LLM", document, persist=True)
     assert await caller.unregister_model("LLM", "theirs") is None
     for call in (caller.unregister_model, caller.get_model_registration):
         with pytest.raises(RuntimeError, match="Model theirs not found"):
             await call("LLM", "theirs")
+
+
+async def test_the_async_client_asks_after_a_launch_and_cancels_it(caller: AsyncRESTfulClient, tiny: Path):
+    uid = await caller.launch_model("smollm2-instruct", **ENGINE, model_path=str(tiny), model_uid="never", wait_ready=False)
+    (instance,) = await caller.get_instance_info("smollm2-instruct", uid)
+    assert (instance["replica"], instance["replica_statuses"][0]["replica_id"]) == (1, 0)
+    assert (await caller.add_model_replica(uid))["replica_id"] == 1
+    assert [one["replica_id"] for one in (await caller.get_launch_model_progress(uid))["replicas"]] == [0, 1]
+    assert await caller.terminate_model_replica(uid, 1) == 1
+    assert await caller.query_engine_by_model_name("nobody") is None
+    await caller.cancel_launch_model(uid)
+    assert uid not in await caller.list_models()
 
 
 def test_what_persists_is_there_after_a_restart_and_what_was_launched_too(tiny: Path, tmp_path: Path):
@@ -132,7 +155,7 @@ def test_replicas_are_added_and_ended(client: RESTfulClient, local: Local, tiny:
     assert len(local.runtimes()) == 2
     assert client.terminate_model_replica(uid, 0) == 1
     (left,) = httpx.get(f"{local.url}/v1/models/{uid}/replicas").json()
-    assert (left["replica_id"], left["status"]) == ("1", "READY")
+    assert (left["replica_id"], left["status"]) == (1, "READY")
     assert chatted(client, uid) == 4
     with pytest.raises(RuntimeError, match="several has no replica 0; there are 1"):
         client.terminate_model_replica(uid, 0)

@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+# What main is; any other 40 digits name a commit too, with the same files.
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Nobody waits for a held file longer than this.
 _LONGEST_HOLD = 120
@@ -78,7 +79,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._file(hub.repositories[name], parts[2:], with_body)
 
         def _api(self, name: str, rest: list[str], with_body: bool) -> None:
-            if len(rest) > 1 and rest[1] not in ("main", COMMIT):
+            commit = _commit(rest[1] if len(rest) > 1 else "main")
+            if commit is None:
                 self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, with_body)
                 return
             folder = hub.repositories[name]
@@ -89,7 +91,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 ]
             else:
                 siblings = [{"rfilename": path, "size": file.stat().st_size} for path, file in files.items()]
-                body = {"id": name, "modelId": name, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
+                body = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "downloads": 0, "siblings": siblings}
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"}, with_body)
 
         def _file(self, folder: Path, rest: list[str], with_body: bool) -> None:
@@ -102,7 +104,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     hub.released.wait(_LONGEST_HOLD)
                 hub.sent.append(file.name)
             content = file.read_bytes()
-            headers = {"ETag": f'"{_digest(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+            headers = {"ETag": f'"{_digest(file)}"', "X-Repo-Commit": _commit(rest[1]) or COMMIT, "Accept-Ranges": "bytes"}
             start = self._asked_start()
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
@@ -137,6 +139,13 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 time.sleep(_CHUNK / hub.pace)
 
     return Handler
+
+
+def _commit(revision: str) -> str | None:
+    """None where there is no such revision."""
+    if revision == "main":
+        return COMMIT
+    return revision if re.fullmatch(r"[0-9a-f]{40}", revision) else None
 
 
 def _digest(file: Path) -> str:

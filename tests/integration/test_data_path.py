@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,58 @@ def test_the_operator_makes_the_pod_that_was_asked_for(
         operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 1)
         tell_of(namespace, port_of(pair[0]))
         assert asked.result(20).status_code == 200
+
+
+class Metrics(BaseHTTPRequestHandler):
+    """Where the operator asks a pod, at the pod's own address and port: what the runtime says."""
+
+    runtime = ""
+
+    def do_GET(self) -> None:
+        text = httpx.get(f"{self.runtime}{self.path}").content
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def pod_address(pair: tuple[RuntimeProcess, RuntimeProcess]) -> Iterator[str]:
+    """Of a pod that is the first of the pair."""
+    server = ThreadingHTTPServer(("127.0.53.41", 8000), type("Metrics", (Metrics,), {"runtime": pair[0].url}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield "127.0.53.41"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_that_its_load_sends_to_sleep_is_woken_by_the_next_chat(
+    namespace: Namespace, tmp_path: Path, gateway: Gateway, pair: tuple[RuntimeProcess, RuntimeProcess], pod_address: str,
+    threads: ThreadPoolExecutor,
+):  # fmt: skip
+    """All its requests are held meanwhile, and do not each call for it."""
+    configuration, port = tmp_path / "config.yaml", port_of(pair[0])
+    configuration.write_text(f'{{profiles: {{cpu: {{memory: 4Gi}}}}, wakeNamespaces: ["{namespace.name}"]}}')
+    with Operator(namespace.plane.kubeconfig, namespace.name, tmp_path / "log", quiet=3, JITNEY_CONFIG=str(configuration)) as operator:
+        namespace.create(**SMALL, autoscaling={"minReplicas": 0, "maxReplicas": 2, "scaleDownDelaySeconds": 0})
+        operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 1)
+        children.ready_pod(namespace, pod_address)
+        tell_of(namespace, port)
+        assert gateway.ask().status_code == 200
+        operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 0)
+        take_away(namespace, port)
+        children.finish_rollout(namespace)
+        operator.until(lambda: namespace.reason() == "ScaledToZero")
+        asked = [threads.submit(gateway.ask) for _ in range(8)]
+        operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 1)
+        assert not any(future.done() for future in asked)
+        tell_of(namespace, port)
+        assert {future.result(20).status_code for future in asked} == {200}
+        assert 0 < gateway.log.read_text().count("a replica is called for") < len(asked)
+        assert namespace.get()["spec"].get("replicas", 1) == 1, "the spec is the person's"
 
 
 def test_who_is_suspended_is_not_woken(namespace: Namespace, gateway: Gateway):

@@ -13,6 +13,7 @@ from xinference_client import RESTfulClient
 
 from cluster.control_plane import ControlPlane
 from support import children
+from support.console import jitney
 from support.gateway import running_gateway
 from support.namespaces import Namespace
 from support.operator import Operator
@@ -90,3 +91,31 @@ def test_a_second_launch_of_a_uid(namespace: Namespace, url: str):
     assert "already in the model list" in answer.json()["detail"]
     (name,) = json.loads(namespace.kubectl("get", "mdep", "-o", "json"))["items"]
     assert name["spec"]["servedModelName"] == "smollm2-instruct"
+
+
+def test_a_model_of_another_namespace_in_a_path(plane: ControlPlane, namespace: Namespace, tmp_path: Path):
+    """Its uid has a slash, which the published client sends as it is and `jitney` quoted. A model there may be called what is asked of
+    one here."""
+    other = Namespace(plane, f"{namespace.name}-team")
+    plane.kubectl("create", "namespace", other.name)
+    for name in ("chat", "replicas"):
+        other.create(name, model="a/b", replicas=2)
+    namespace.create(other.name, model="a/b")
+    with running_gateway(namespace, tmp_path, JITNEY_NAMESPACES=other.name) as gateway:
+        client, uid = RESTfulClient(gateway.url), f"{other.name}/chat"
+        assert {uid, other.name, f"{other.name}/replicas"} == set(client.list_models())
+        assert client.describe_model(uid)["replica"] == 2
+        assert client.get_launch_model_progress(uid)["progress"] == 0
+        (instance,) = client.get_instance_info("a/b", uid)
+        assert instance["model_uid"] == uid
+        assert client.add_model_replica(uid)["replica_model_uid"] == f"{uid}-2"
+        assert client.terminate_model_replica(uid, 2) == 2
+        assert httpx.get(f"{gateway.url}/v1/models/{other.name}/replicas").json() == [], "those of the model here"
+        assert httpx.get(f"{gateway.url}/v1/models/{other.name}%2Freplicas").json()["replica"] == 2
+        with pytest.raises(RuntimeError, match=f"Model not found in the model list, uid: {other.name}/nobody"):
+            client.describe_model(f"{other.name}/nobody")
+        logs = httpx.get(f"{gateway.url}/v1/models/{other.name}%2Fchat/logs")
+        assert (logs.status_code, logs.json()["detail"]) == (404, f"{uid} has no replica 0; its pods are: none")
+        client.terminate_model(uid)
+        assert jitney("terminate", "-e", gateway.url, "-u", f"{other.name}/replicas").returncode == 0
+        assert set(client.list_models()) == {other.name}

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from support import children
+from support.answering import answering
 from support.namespaces import Namespace
 from support.operator import Operator
 
@@ -218,52 +216,29 @@ def test_a_folder_of_the_node_only_where_the_administrator_allows_it(namespace: 
     assert not namespace.kubectl("get", "deployments", "-o", "name")
 
 
-class Runtime(BaseHTTPRequestHandler):
-    """What a runtime answers while it loads."""
-
-    body: dict[str, str]
-    raw: bytes | None = None
-    asked = 0
-
-    def do_GET(self) -> None:
-        type(self).asked += 1
-        content = json.dumps(self.body).encode() if self.raw is None else self.raw
-        self.send_response(503)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Quiet."""
+def starting(reason: str, progress: str) -> bytes:
+    """What a runtime answers at /readyz while it loads."""
+    return json.dumps({"status": "starting", "reason": reason, "progress": progress}).encode()
 
 
-@contextmanager
-def loading_runtime(address: str) -> Iterator[type[Runtime]]:
-    handler = type("Handler", (Runtime,), {"body": {"status": "starting", "reason": "Loading", "progress": "loading 10 %"}})
-    server = ThreadingHTTPServer((address, 8000), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield handler
-    finally:
-        server.shutdown()
-        server.server_close()
+TENTH = starting("Loading", "loading 10 %")
 
 
 def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator: Operator):
     address = "127.0.53.7"
-    with loading_runtime(address) as runtime:
+    with answering(address, 503, TENTH) as runtime:
         children.make_pod(created)
         children.set_container(created, {"running": {}}, podIP=address, podIPs=[{"ip": address}])
         operator.until(lambda: created.reason() == "Loading")
         assert created.get()["status"]["progress"] == "loading 10 %"
         assert created.condition("ModelLoaded")["reason"] == "Loading"
         for percent in range(20, 60):
-            runtime.body = runtime.body | {"progress": f"loading {percent} %"}
+            runtime.body = starting("Loading", f"loading {percent} %")
             time.sleep(0.1)
         operator.until(lambda: created.get()["status"]["progress"] == "loading 59 %")
-        runtime.body = {"status": "starting", "reason": "WarmingUp", "progress": "warming up"}
+        runtime.body = starting("WarmingUp", "warming up")
         operator.until(lambda: created.reason() == "WarmingUp")
-        runtime.body = {"status": "ready"}
+        runtime.body = b'{"status": "ready"}'
         operator.until(lambda: created.get()["status"]["progress"] == "waiting for the readiness probe")
         assert created.reason() == "WarmingUp"
         children.finish_rollout(created)
@@ -274,7 +249,7 @@ def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator:
 def test_a_new_operator_goes_on_with_what_was_told(created: Namespace, operator: Operator, plane: ControlPlane, tmp_path: Path):
     """Its first look comes before any pod could be asked, and must not take back how far one has come."""
     address = "127.0.53.9"
-    with loading_runtime(address) as runtime:
+    with answering(address, 503, TENTH) as runtime:
         children.make_pod(created)
         children.set_container(created, {"running": {}}, podIP=address, podIPs=[{"ip": address}])
         operator.until(lambda: created.get()["status"].get("progress") == "loading 10 %")
@@ -291,8 +266,8 @@ def test_a_new_operator_goes_on_with_what_was_told(created: Namespace, operator:
 @pytest.mark.parametrize("body", ["[" * 4096, '{"status": "starting", "reason": []}', "{}", "7", "", "\xff"])
 def test_a_pod_that_answers_nonsense_troubles_nobody(created: Namespace, operator: Operator, body: str):
     address = "127.0.53.8"
-    with loading_runtime(address) as runtime:
-        runtime.raw = body.encode("latin-1")
+    with answering(address, 503, TENTH) as runtime:
+        runtime.body = body.encode("latin-1")
         children.make_pod(created)
         children.set_container(created, {"running": {}}, podIP=address, podIPs=[{"ip": address}])
         operator.until(lambda: runtime.asked > 1)
@@ -348,7 +323,10 @@ def test_health_and_metrics(created: Namespace, operator: Operator):
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {hostPaths: [models]}", "hostPaths must be absolute, not models"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {image: []}", "allow: unknown field image"),
         ("profiles: {cpu: {memory: 1Gi}}\nallow: {trustRemoteCode: maybe}", "trustRemoteCode must be true or false, not 'maybe'"),
-        ("profiles: {pppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp: {memory: 1Gi}}", "its name must have 1 to 63 characters"),
+        (
+            "profiles: {pppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp: {memory: 1Gi}}",
+            "its name must have 1 to 63 characters",
+        ),
         ("profiles: {cpu: {memory: 1Gi}}\nwakeNamespaces: team", "wakeNamespaces must be a list of strings, not 'team'"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: 5}", "catalogue: x must map sizes in billions to models, not be 5"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {big: {}}}", "catalogue: x, size big: a size is in billions"),

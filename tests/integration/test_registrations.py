@@ -51,7 +51,9 @@ def test_what_one_front_door_registers_the_other_launches(namespace: Namespace, 
     )
     one.register_model("LLM", family("Mine_1.0", on_hub, on_claim, context_length=2048), persist=False)
     assert {"model_name": "Mine_1.0", "is_builtin": False} in other.list_model_registrations("LLM")
-    assert json.loads(kept(namespace)["Mine_1.0"]) | {"is_builtin": False} == other.get_model_registration("LLM", "Mine_1.0")
+    registered, told = json.loads(kept(namespace)["Mine_1.0"]), other.get_model_registration("LLM", "Mine_1.0")
+    assert [spec["model_uri"] for spec in told["model_specs"]] == [None, "pvc://claim/small"]
+    assert {**told, "model_specs": None} == {**told, **registered, "is_builtin": False, "model_specs": None}
     assert [offer["model_size_in_billions"] for offer in other.query_engine_by_model_name("Mine_1.0")["Transformers"]] == [4, "0_5"]
     with pytest.raises(RuntimeError, match=r"several sizes; give one of 4, 0\.5"):
         other.launch_model("Mine_1.0", **ENGINE)

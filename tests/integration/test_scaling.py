@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -16,6 +13,7 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from support import children
+from support.answering import answering
 from support.namespaces import Namespace
 from support.operator import Operator
 
@@ -31,32 +29,9 @@ def operator(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Itera
         yield operator
 
 
-class Busy(BaseHTTPRequestHandler):
-    requests = 0
-    asked = 0
-
-    def do_GET(self) -> None:
-        type(self).asked += 1
-        text = f'jitney_requests_running{{model_name="m"}} {self.requests}\njitney_requests_waiting{{model_name="m"}} 0\n'.encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Quiet."""
-
-
-@contextmanager
-def busy_runtime(address: str) -> Iterator[type[Busy]]:
-    handler = type("Handler", (Busy,), {})
-    server = ThreadingHTTPServer((address, 8000), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield handler
-    finally:
-        server.shutdown()
-        server.server_close()
+def load(requests: int) -> bytes:
+    """As a runtime tells it."""
+    return f'jitney_requests_running{{model_name="m"}} {requests}\njitney_requests_waiting{{model_name="m"}} 0\n'.encode()
 
 
 def replicas(namespace: Namespace) -> int:
@@ -67,15 +42,15 @@ def test_the_replicas_follow_the_load_and_wait_before_they_fall(namespace: Names
     namespace.create(**SMALL, autoscaling=BOUNDS)
     operator.until(lambda: children.settled(namespace))
     assert replicas(namespace) == 1
-    with busy_runtime("127.0.53.21") as runtime:
+    with answering("127.0.53.21", body=load(0)) as runtime:
         children.ready_pod(namespace, "127.0.53.21")
-        runtime.requests = 9
+        runtime.body = load(9)
         operator.until(lambda: replicas(namespace) == 3)
         said = operator.until(lambda: namespace.get()["status"].get("autoscaling"))
         assert said == {"replicas": 3, "decidedBy": "Load"}
         assert namespace.get()["status"]["ready"] == "1/3"
         assert namespace.get()["spec"].get("replicas", 1) == 1, "the spec is the person's"
-        runtime.requests = 0
+        runtime.body = load(0)
         fell = time.monotonic()
         operator.until(lambda: replicas(namespace) == 1)
         assert time.monotonic() - fell >= 3, "less load must last"
@@ -84,11 +59,11 @@ def test_the_replicas_follow_the_load_and_wait_before_they_fall(namespace: Names
 def test_a_new_operator_goes_on_from_what_there_is(namespace: Namespace, operator: Operator, plane: ControlPlane, tmp_path: Path):
     namespace.create(**SMALL, autoscaling=BOUNDS | {"scaleDownDelaySeconds": 3600})
     operator.until(lambda: children.settled(namespace))
-    with busy_runtime("127.0.53.22") as runtime:
+    with answering("127.0.53.22", body=load(0)) as runtime:
         children.ready_pod(namespace, "127.0.53.22")
-        runtime.requests = 100
+        runtime.body = load(100)
         operator.until(lambda: replicas(namespace) == 3)
-        runtime.requests = 0
+        runtime.body = load(0)
         operator.process.terminate()
         operator.process.wait(20)
         version = children.deployment(namespace)["metadata"]["resourceVersion"]
@@ -102,9 +77,9 @@ def test_a_new_operator_goes_on_from_what_there_is(namespace: Namespace, operato
 def test_it_never_fights_a_horizontal_pod_autoscaler(namespace: Namespace, operator: Operator):
     namespace.create(**SMALL, autoscaling=BOUNDS)
     operator.until(lambda: children.settled(namespace))
-    with busy_runtime("127.0.53.23") as runtime:
+    with answering("127.0.53.23", body=load(0)) as runtime:
         children.ready_pod(namespace, "127.0.53.23")
-        runtime.requests = 9
+        runtime.body = load(9)
         operator.until(lambda: replicas(namespace) == 3)
         reference = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
         hpa = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "any"}}
@@ -123,12 +98,12 @@ def test_it_never_fights_a_horizontal_pod_autoscaler(namespace: Namespace, opera
 def test_a_pod_that_says_nothing_keeps_the_others_and_stops_no_growth(namespace: Namespace, operator: Operator):
     namespace.create(**SMALL, autoscaling=BOUNDS)
     operator.until(lambda: children.settled(namespace))
-    with busy_runtime("127.0.53.24") as runtime:
+    with answering("127.0.53.24", body=load(0)) as runtime:
         children.ready_pod(namespace, "127.0.53.24")
         children.ready_pod(namespace, "127.0.53.25", "chat-2")
-        runtime.requests = 9
+        runtime.body = load(9)
         operator.until(lambda: replicas(namespace) == 3)
-        runtime.requests = 0
+        runtime.body = load(0)
         time.sleep(BOUNDS["scaleDownDelaySeconds"] + 4)
         assert replicas(namespace) == 3, "who does not answer may be the busiest"
         namespace.kubectl("delete", "pod", "chat-2", "--grace-period=0", "--force")
@@ -139,17 +114,9 @@ def test_a_pod_leads_the_question_nowhere_else(namespace: Namespace, operator: O
     """An image of somebody's own could send the operator to any address in its reach."""
     namespace.create(**SMALL, autoscaling=BOUNDS)
     operator.until(lambda: children.settled(namespace))
-    with busy_runtime("127.0.53.26") as elsewhere, busy_runtime("127.0.53.27") as pod:
-        elsewhere.requests = 100
-
-        def redirect(handler: Busy) -> None:
-            type(handler).asked += 1
-            handler.send_response(302)
-            handler.send_header("Location", "http://127.0.53.26:8000/metrics")
-            handler.send_header("Content-Length", "0")
-            handler.end_headers()
-
-        pod.do_GET = redirect  # type: ignore[method-assign]
+    with answering("127.0.53.26", body=load(0)) as elsewhere, answering("127.0.53.27", body=load(0)) as pod:
+        elsewhere.body = load(100)
+        pod.status, pod.headers = 302, {"Location": "http://127.0.53.26:8000/metrics"}
         children.ready_pod(namespace, "127.0.53.27")
         operator.until(lambda: pod.asked >= 2)
         assert not elsewhere.asked
@@ -182,7 +149,7 @@ def test_a_model_that_nobody_asks_sleeps_until_it_is_called_for(
         namespace.create(**SMALL, autoscaling=SLEEPY)
         operator.until(lambda: children.settled(namespace))
         _call(namespace, "2050-01-01T00:00:00Z")
-        with busy_runtime("127.0.53.28"):
+        with answering("127.0.53.28", body=load(0)):
             children.ready_pod(namespace, "127.0.53.28")
             operator.until(lambda: replicas(namespace) == 0)
         children.finish_rollout(namespace)

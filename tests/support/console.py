@@ -14,7 +14,7 @@ from select import select
 
 SCRIPT = str(Path(sys.executable).parent / "jitney")
 # What the person who runs the tests has set is not asked for here.
-NOT_INHERITED = ("JITNEY_ENDPOINT", "XINFERENCE_ENDPOINT", "JITNEY_API_KEY", "COLUMNS")
+NOT_INHERITED = ("JITNEY_ENDPOINT", "XINFERENCE_ENDPOINT", "JITNEY_API_KEY", "XINFERENCE_API_KEY", "COLUMNS")
 
 
 def surroundings(**environment: str) -> dict[str, str]:

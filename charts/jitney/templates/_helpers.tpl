@@ -34,6 +34,16 @@ app.kubernetes.io/part-of: jitney
 {{- end }}
 {{- end }}
 
+{{/* The operator's configuration: the values', and where the front door of this chart wakes models. */}}
+{{- define "jitney.config" -}}
+{{- $config := deepCopy .Values.config }}
+{{- if .Values.gateway.enabled }}
+{{- $own := prepend .Values.gateway.namespaces (include "jitney.gateway.namespace" .) }}
+{{- $_ := set $config "wakeNamespaces" (concat (default list $config.wakeNamespaces) $own | uniq) }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
 {{/* What the operator may do where ModelDeployments live. The head of operator/jitney_operator/cluster.py says which call needs which. */}}
 {{- define "jitney.rules" -}}
 - apiGroups: [serving.jitney.dev]

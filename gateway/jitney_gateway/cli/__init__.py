@@ -1,2 +1,2 @@
-"""The command `jitney`: serve on this machine, launch, list, describe, chat, terminate, logs, bench, doctor. Speaks HTTP to a front door,
-wherever that is; only `cluster` knows Kubernetes."""
+"""The command `jitney`: serve on this machine, launch, list, describe, chat, terminate, logs, bench, doctor, keys. Speaks HTTP to a
+front door, wherever that is; only `cluster` knows Kubernetes."""

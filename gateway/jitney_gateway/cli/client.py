@@ -50,6 +50,20 @@ class Client:
         """Returns when answers under way are finished."""
         self._ask("DELETE", _path(uid), seconds=None)
 
+    def registrations(self, kind: str) -> list[dict[str, Any]]:
+        """With all that is known of each."""
+        return list(self._ask("GET", f"{_registered(kind)}?detailed=true"))
+
+    def registration(self, kind: str, name: str) -> dict[str, Any]:
+        return dict(self._ask("GET", _registered(kind, name)))
+
+    def register(self, kind: str, text: str, persist: bool, worker_ip: str | None = None) -> None:
+        """`text` is the family as JSON."""
+        self._ask("POST", _registered(kind), {"model": text, "persist": persist, "worker_ip": worker_ip})
+
+    def unregister(self, kind: str, name: str) -> None:
+        self._ask("DELETE", _registered(kind, name))
+
     def version(self) -> str:
         return str(self._ask("GET", "/v1/cluster/version")["version"])
 
@@ -130,6 +144,10 @@ def is_loopback(url: str) -> bool:
 
 def _path(uid: str) -> str:
     return f"/v1/models/{quote(uid, safe='')}"
+
+
+def _registered(*parts: str) -> str:
+    return "/".join(["/v1/model_registrations", *(quote(part, safe="") for part in parts)])
 
 
 def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,12 @@ Endpoint = Annotated[
         show_default=False,
     ),
 ]
-Key = Annotated[str | None, typer.Option("--api-key", "-ak", envvar="JITNEY_API_KEY", help="Where keys are asked for.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key", "-ak", envvar=["JITNEY_API_KEY", "XINFERENCE_API_KEY"], help="Where the front door wants one.", show_default=False
+    ),
+]
 Output = Annotated[Form, typer.Option("--output", "-o", help="How it is printed.")]
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from jitney_gateway.destination import Destination
 from jitney_gateway.errors import GatewayError, unknown_model
+from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.kubernetes import manifest
 from jitney_gateway.kubernetes.cluster import AGENT, Cluster
 from jitney_gateway.kubernetes.models import Names
@@ -60,17 +61,29 @@ class KubernetesBackend:
 
     # Launches
 
+    async def fit(self, launch: Launch) -> Fit:
+        """The API server tries the resource without keeping it. Where it would fit is the operator's to say, and it says so on the
+        resource once that is there."""
+        await self._create(launch, dryRun="All")
+        words = "the cluster accepts the resource; whether a pod finds room is decided by the operator and told by the model's status"
+        return Fit(Verdict.UNKNOWN, f"{words} right after the launch")
+
     async def launch(self, launch: Launch) -> str:
+        uid, answer = await self._create(launch)
+        self.sight.models.put(answer)
+        return uid
+
+    async def _create(self, launch: Launch, **query: str) -> tuple[str, Json]:
+        """Its uid and what the server made of it; GatewayError (400) in the server's words where it is refused."""
         uid = launch.uid or launch.name.rpartition("/")[2]
         body = manifest.resource(launch, uid, self._home)
-        query = urlencode({"fieldValidation": "Strict", "fieldManager": AGENT})
-        status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{query}", body)
+        asked = urlencode({"fieldValidation": "Strict", "fieldManager": AGENT, **query})
+        status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{asked}", body)
         if status == 409:
             raise GatewayError(400, f"Model is already in the model list, uid: {uid}", code="model_exists")
         if status >= 400:
             raise manifest.refused(status, answer.get("message", ""))
-        self.sight.models.put(answer)
-        return uid
+        return uid, answer
 
     async def ready(self, uid: str) -> None:
         failing_since: float | None = None

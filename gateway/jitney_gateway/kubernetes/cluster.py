@@ -1,7 +1,7 @@
 """The only file that speaks to Kubernetes.
 
 What the front door's role must allow, in its own namespace, and, but for create and delete, in every other that it serves:
-  serving.jitney.dev  modeldeployments        list watch create delete
+  serving.jitney.dev  modeldeployments        list watch create delete, and patch  (to have one woken that scales with its load)
   serving.jitney.dev  modeldeployments/scale  get patch  (to wake a model, and for its replicas)
   discovery.k8s.io    endpointslices          list watch
   ""                  pods                    list       (to find the one whose log is asked for)

@@ -18,6 +18,8 @@ API = f"/apis/{GROUP}/{VERSION}"
 LABEL = f"{GROUP}/model-deployment"
 # What a launch called it, where the spec says only where the weights are.
 NAME, SIZE = f"{GROUP}/model-name", f"{GROUP}/model-size"
+# Read by the operator where a model scales with its load: each new value is a new call for a replica.
+WANTED = f"{GROUP}/wanted-at"
 # A Service gets this name, and needs room for a pod's suffix.
 LONGEST_NAME = 52
 
@@ -126,10 +128,15 @@ def without_pods(body: Json) -> tuple[Prospect, str]:
         return Prospect.SUSPENDED, "set spec.suspend to false to serve it again"
     if current and found.get("Stalled", {}).get("status") == "True":
         return Prospect.FAILED, words
-    # With autoscaling spec.replicas is only where it begins, and the operator has the say.
-    if spec.get("replicas", 1) == 0 and "autoscaling" not in spec:
-        return Prospect.ASLEEP, words
-    return Prospect.COMING, words
+    return (Prospect.ASLEEP if _asleep(spec, status) else Prospect.COMING), words
+
+
+def _asleep(spec: Json, status: Json) -> bool:
+    """With autoscaling spec.replicas is only where it begins, and the status says what was decided. What a HorizontalPodAutoscaler sent to
+    sleep it wakes itself."""
+    if "autoscaling" in spec:
+        return bool(status.get("autoscaling") == {"replicas": 0, "decidedBy": "Load"})
+    return bool(spec.get("replicas", 1) == 0)
 
 
 def refused(status: int, message: str) -> GatewayError:

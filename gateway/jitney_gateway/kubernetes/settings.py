@@ -32,6 +32,11 @@ class Settings:
     bounds: Bounds = field(default_factory=Bounds)
     # The administrator's models, as the operator's configuration has them.
     catalogue: Mapping[str, Any] = field(default_factory=dict)
+    # Who may call; without it everybody.
+    keys_file: Path | None = None
+    # Of a request's body, and how long a client may take to send its head, and then that.
+    body_mebibytes: int = 8
+    client_seconds: int = 60
     # After SIGTERM requests are taken for so long, because the removal of the endpoint races the signal.
     linger: int = 5
 
@@ -55,6 +60,9 @@ class Settings:
                 hold_seconds=_whole(environ, "JITNEY_HOLD_SECONDS", int(usual.hold_seconds), 0, 86_400),
             ),
             catalogue=_catalogue(environ.get("JITNEY_CONFIG") or ""),
+            keys_file=Path(environ["JITNEY_KEYS_FILE"]) if environ.get("JITNEY_KEYS_FILE") else None,
+            body_mebibytes=_whole(environ, "JITNEY_MAX_BODY_MEBIBYTES", cls.body_mebibytes, 1, 1024),
+            client_seconds=_whole(environ, "JITNEY_CLIENT_SECONDS", cls.client_seconds, 1, 3600),
             linger=_whole(environ, "JITNEY_LINGER_SECONDS", cls.linger, 0, 3600),
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.destination import Destination, of_model
 from jitney_gateway.errors import GatewayError, unknown_model
+from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.launch import Launch
 from jitney_gateway.local import memory
 from jitney_gateway.local.log import tail
@@ -53,12 +54,27 @@ class LocalBackend:
         runtimes = [runtime for running in self._running.values() for runtime in running.runtimes]
         await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in runtimes))
 
+    async def fit(self, launch: Launch) -> Fit:
+        self._new_uid(launch)
+        free = memory.available()
+        if launch.model_path or "/" in launch.name:
+            # Without a look at what may be no more than a name on the hub.
+            self._resolve(launch)
+            there = f"{free / memory.GIB:.1f} GiB are free on this machine"
+            return Fit(Verdict.UNKNOWN, f"{there}; how much this model needs is known once it is loaded")
+        return memory.fit(launch, self._catalogue.find(launch.name, launch.size), free)
+
     async def launch(self, launch: Launch) -> str:
+        uid = self._new_uid(launch)
+        self._begin(uid, self._catalogue.pinned(launch))
+        self._remember()
+        return uid
+
+    def _new_uid(self, launch: Launch) -> str:
+        """GatewayError (400) where the wanted one is taken."""
         uid = launch.uid or self._free_uid(launch.name)
         if uid in self._running:
             raise GatewayError(400, f"Model is already in the model list, uid: {uid}", code="model_exists")
-        self._begin(uid, launch)
-        self._remember()
         return uid
 
     def _free_uid(self, name: str) -> str:

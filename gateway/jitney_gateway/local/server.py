@@ -10,6 +10,7 @@ from pathlib import Path
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.local.backend import LocalBackend
 from jitney_gateway.server import app, serving
+from jitney_gateway.server.guard import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def serve(host: str, port: int, folder: Path, log_level: str, check_memory: bool) -> None:
+async def serve(host: str, port: int, folder: Path, log_level: str, check_memory: bool, terms: Terms) -> None:
     """Until it is told to stop and every model's process is gone. ValueError where the record in `folder` cannot be read."""
     if os.environ.get(OLD_SWITCH) == "0":
         logger.warning("%s=0 has no effect: requests always share one batch; set max_num_seqs to 1 to serve one at a time", OLD_SWITCH)
@@ -36,4 +37,4 @@ async def serve(host: str, port: int, folder: Path, log_level: str, check_memory
     backend = LocalBackend(folder, catalogue, log_level, check_memory)
     await backend.start()
     # New chats are refused by the runtimes themselves while answers under way are finished.
-    await serving.serve(app.make(backend, catalogue), host, port, log_level, backend.stop)
+    await serving.serve(app.make(backend, catalogue, terms=terms), host, port, log_level, terms.client_seconds, backend.stop)

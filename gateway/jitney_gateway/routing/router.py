@@ -66,6 +66,11 @@ class Router:
         """Requests under way, those that are held included."""
         return self._loads.total() + self._held.total()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that are held."""
+        return self._held.total()
+
     def admit(self) -> None:
         """Full where this front door takes no more."""
         if self.in_all >= self._bounds.in_all:

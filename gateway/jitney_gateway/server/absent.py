@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter
 
 from jitney_gateway.errors import GatewayError
+from jitney_gateway.server.uids import by_uid
 
 RELOAD = "a model's parameters are those of its launch: terminate it and launch it again"
 AUTOSTART = "every launched model comes back by itself after a restart, and there is no list to keep"
@@ -14,8 +15,8 @@ CACHE = "what was downloaded is the Hugging Face hub's own cache: `hf cache` lis
 WORKERS = "there are no workers to start again: a runtime that dies is started again by itself"
 STOP = "the front door is not ended from afar: end `jitney local` by Ctrl-C or SIGTERM, and in a cluster take away its Deployment"
 ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
-    "/v1/models/{uid}/reload": (("GET", "POST"), RELOAD),
-    "/v1/models/{uid}/reload/config": (("GET",), RELOAD),
+    "/v1/models/{uid:uid}/reload": (("GET", "POST"), RELOAD),
+    "/v1/models/{uid:uid}/reload/config": (("GET",), RELOAD),
     "/v1/autostart/models": (("GET", "POST"), AUTOSTART),
     "/v1/autostart/models/summary": (("GET",), AUTOSTART),
     "/v1/autostart/models/{uid}": (("DELETE",), AUTOSTART),
@@ -30,7 +31,7 @@ ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def routes() -> APIRouter:
-    router = APIRouter()
+    router = by_uid()
     for path, (methods, words) in ABSENT.items():
         router.add_api_route(path, _refusing(words), methods=list(methods), name=f"absent {path}")
 

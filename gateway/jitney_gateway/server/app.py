@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,25 +18,37 @@ from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.routing.bounds import Bounds
-from jitney_gateway.server import chatting, launching, logs
+from jitney_gateway.server import chatting, launching, logs, metrics, overview, page, told
+from jitney_gateway.server.guard import Guard, Terms
+from jitney_gateway.server.keyring import Keyring
+from jitney_gateway.server.limits import Limits
+from jitney_gateway.server.permitted import Permitted
 
 logger = logging.getLogger(__name__)
 
 
-def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None) -> FastAPI:
+def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None, terms: Terms | None = None) -> FastAPI:
     """The backend is started and stopped by whoever owns it."""
-    data = chatting.Data(backend, bounds or Bounds())
+    terms, told_metrics, limits = terms or Terms(), metrics.Metrics(), Limits(time.monotonic)
+    seen = Permitted(backend)
+    data = chatting.Data(seen, bounds or Bounds(), limits, told_metrics)
+    _follow(told_metrics, data, terms.keyring)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         await data.start()
-        yield
+        async with _kept(terms.keyring):
+            yield
         await data.stop()
 
     app = FastAPI(title="Jitney", version=version("jitney"), lifespan=life)
-    app.include_router(launching.routes(backend, catalogue))
+    # Routes are looked through in their order, and what is asked most comes first.
     app.include_router(chatting.routes(data))
-    app.include_router(logs.routes(backend))
+    app.include_router(launching.routes(seen, catalogue, terms.keyring is not None))
+    app.include_router(logs.routes(seen))
+    app.include_router(metrics.routes(told_metrics))
+    app.include_router(overview.routes(seen, catalogue, backend))
+    app.include_router(page.routes())
     app.add_exception_handler(GatewayError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
 
@@ -47,16 +62,37 @@ def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None) -
         words = backend.unready()
         return JSONResponse({"status": words or "ok"}, 503 if words else 200)
 
+    # The last one that is added is the first that a request meets.
+    app.add_middleware(Guard, terms=terms, limits=limits, metrics=told_metrics)
     return app
 
 
+def _follow(told_metrics: metrics.Metrics, data: chatting.Data, keyring: Keyring | None) -> None:
+    told_metrics.follow("jitney_gateway_requests_in_flight", "chats and completions under way, held ones too", lambda: data.in_flight)
+    told_metrics.follow("jitney_gateway_requests_held", "requests that wait for a replica of their model", lambda: data.held)
+    if keyring:
+        told_metrics.follow(
+            "jitney_gateway_keys_current", "1 while the keys in force are those of the file as it is", lambda: keyring.current
+        )
+        told_metrics.follow(
+            "jitney_gateway_keys_failures", "times that a changed file of keys could not be taken", lambda: keyring.failures
+        )
+
+
+@asynccontextmanager
+async def _kept(keyring: Keyring | None) -> AsyncIterator[None]:
+    """The keys follow their file."""
+    keeping = asyncio.create_task(keyring.keep(), name="keys") if keyring else None
+    yield
+    if keeping:
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+
+
 async def _told(_: Request, error: Exception) -> JSONResponse:
-    """Xinference's clients read `detail`, OpenAI's read `error`: both are there."""
     assert isinstance(error, GatewayError)
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    body = {"detail": error.detail, "error": {"message": error.detail, "type": kind, "param": None, "code": error.code or None}}
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
-    return JSONResponse(body, error.status, headers)
+    return told.answer(error)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

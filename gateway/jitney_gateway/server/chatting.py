@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -21,44 +22,88 @@ from jitney_gateway.errors import GatewayError
 from jitney_gateway.routing.bounds import Bounds
 from jitney_gateway.routing.router import Turn
 from jitney_gateway.server import wire
-from jitney_gateway.server.body import json_body
+from jitney_gateway.server.body import parsed, read
 from jitney_gateway.server.dispatch import Dispatch
+from jitney_gateway.server.limits import Limits
+from jitney_gateway.server.meter import Meter, asked_usage
+from jitney_gateway.server.metrics import Metrics
 from jitney_gateway.server.question import Ended, Question
+from jitney_gateway.server.uids import by_uid
+from jitney_gateway.server.visit import Visit, current
 
 # Of the runtime's answer; connection headers are ours.
 KEPT = ("content-type", "retry-after", "x-request-id", "cache-control")
+# A runtime may want a key of its own (apiKeySecretRef), and ours is none of its business.
+RUNTIME_KEY = "x-runtime-authorization"
 
 
 class Passage(StreamingResponse):
-    """A runtime's answer, byte for byte as it comes, up to its end or the question's. However the client's connection ends, so does the
-    one to the runtime."""
+    """A runtime's answer, as it comes, up to its end or the question's. However the client's connection ends, so does the one to the
+    runtime."""
 
-    def __init__(self, question: Question, answer: aiohttp.ClientResponse, over: Callable[[], None]) -> None:
+    def __init__(self, question: Question, answer: aiohttp.ClientResponse, tell: Teller | None, over: Callable[[], None]) -> None:
         headers = {header: answer.headers[header] for header in KEPT if header in answer.headers}
         super().__init__(self._pieces(question, answer), answer.status, headers)
-        self._answer, self._over = answer, over
+        self._answer, self._tell, self._over = answer, tell, over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._answer.close()
+            if self._tell:
+                self._tell.end()
             self._over()
 
     async def _pieces(self, question: Question, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         pieces = answer.content.iter_any()
+        tell = self._tell
         with contextlib.suppress(Ended):
             while (data := await question.wait(anext(pieces, None))) is not None:
-                yield data
+                if passed := tell.pass_on(data) if tell else data:
+                    yield passed
+        if tell and (rest := tell.meter.rest()):
+            yield rest
+
+
+class Teller:
+    """What one answer comes to, for the limits and the metrics."""
+
+    def __init__(self, meter: Meter, visit: Visit, begun: float, limits: Limits, metrics: Metrics) -> None:
+        self.meter, self._visit, self._begun = meter, visit, begun
+        self._limits, self._metrics = limits, metrics
+
+    def pass_on(self, data: bytes) -> bytes:
+        before = self.meter.spoken
+        passed = self.meter.feed(data)
+        if self.meter.spoken and not before:
+            self._metrics.first_token(self._visit, time.monotonic() - self._begun)
+        return passed
+
+    def end(self) -> None:
+        prompt, completion = self.meter.usage()
+        self._metrics.spent(self._visit, prompt, completion)
+        if self._visit.key:
+            self._limits.spend(self._visit.key, prompt + completion)
 
 
 class Data:
     """The questions under way. Lives on the event loop."""
 
-    def __init__(self, backend: Backend, bounds: Bounds) -> None:
+    def __init__(self, backend: Backend, bounds: Bounds, limits: Limits, metrics: Metrics) -> None:
         self._dispatch = Dispatch(backend, bounds)
-        self._asked: dict[tuple[str, str], Question] = {}
+        self._limits, self._metrics = limits, metrics
+        # By who asked, so that nobody ends another's.
+        self._asked: dict[tuple[str, str, str], Question] = {}
         self._client: aiohttp.ClientSession | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return self._dispatch.in_flight
+
+    @property
+    def held(self) -> int:
+        return self._dispatch.held
 
     async def start(self) -> None:
         self._client = wire.session()
@@ -69,15 +114,18 @@ class Data:
 
     async def answer(self, request: Request) -> Response:
         """Asks the runtime under the path that was asked here."""
-        body = await json_body(request)
+        data = await read(request)
+        body, characters = parsed(data), len(data)
         if not isinstance(body, dict) or not isinstance(body.get("model"), str):
             raise GatewayError(400, "model: give the uid of a launched model", code="invalid_value")
-        uid = self._dispatch.known(body["model"]).uid
-        key, question = (uid, str(body.pop("request_id", "") or "")), Question()
-        if key[1]:
+        visit, begun = current.get(), time.monotonic()
+        uid = visit.model = self._dispatch.known(body["model"]).uid
+        key, question = (visit.key_id, uid, str(body.pop("request_id", "") or "")), Question()
+        if key[2]:
             self._asked[key] = question
+        asking = asked_usage(body)
         try:
-            answer, turn = await self._ask(question, uid, body, request)
+            answer, turn = await self._ask(question, uid, asking or body, request)
         except BaseException:
             self._forget(key, question)
             raise
@@ -86,15 +134,21 @@ class Data:
             turn.release()
             self._forget(key, question)
 
-        return Passage(question, answer, over)
+        tell = None
+        # What was refused cost nothing.
+        if answer.status == 200:
+            streamed = answer.content_type == "text/event-stream"
+            meter = Meter(streamed, hide=streamed and asking is not None, characters=characters)
+            tell = Teller(meter, visit, begun, self._limits, self._metrics)
+        return Passage(question, answer, tell, over)
 
     async def _ask(self, question: Question, uid: str, body: dict[str, Any], request: Request) -> tuple[aiohttp.ClientResponse, Turn]:
         """A runtime that does not stream answers when all is done, and a model may have to wake: until then, too, the client may go away,
         and the question be aborted."""
         assert self._client is not None
         headers = {"Content-Type": "application/json"}
-        if "authorization" in request.headers:
-            headers["Authorization"] = request.headers["authorization"]
+        if theirs := request.headers.get(RUNTIME_KEY) or ("" if current.get().key else request.headers.get("authorization")):
+            headers["Authorization"] = theirs
         leaving = asyncio.create_task(question.end_with_client(request))
         try:
             return await question.wait(self._dispatch.ask(self._client, uid, request.url.path, body, headers))
@@ -103,7 +157,7 @@ class Data:
         finally:
             leaving.cancel()
 
-    def _forget(self, key: tuple[str, str], question: Question) -> None:
+    def _forget(self, key: tuple[str, str, str], question: Question) -> None:
         """A later question may have the same name."""
         if self._asked.get(key) is question:
             del self._asked[key]
@@ -113,7 +167,7 @@ class Data:
         destination = self._dispatch.find(uid)
         if destination is None:
             return "NO_OP"
-        question = self._asked.get((destination.uid, name))
+        question = self._asked.get((current.get().key_id, destination.uid, name))
         if question is None:
             return "NOT_FOUND"
         question.end()
@@ -121,14 +175,14 @@ class Data:
 
 
 def routes(data: Data) -> APIRouter:
-    router = APIRouter()
+    router = by_uid()
 
     @router.post("/v1/chat/completions")
     @router.post("/v1/completions")
     async def answer(request: Request) -> Response:
         return await data.answer(request)
 
-    @router.post("/v1/models/{uid}/requests/{request_id}/abort")
+    @router.post("/v1/models/{uid:uid}/requests/{request_id}/abort")
     async def abort(uid: str, request_id: str) -> JSONResponse:
         return JSONResponse({"msg": data.abort(uid, request_id)})
 

@@ -13,13 +13,14 @@ from jitney_gateway.backend import Backend
 from jitney_gateway.machine import Machine
 
 
-def routes(backend: Backend) -> APIRouter:
+def routes(backend: Backend, keyed: bool) -> APIRouter:
     router = APIRouter()
     begun = time.time()
 
     @router.get("/v1/cluster/auth")
     async def auth() -> dict[str, bool]:
-        return {"auth": False}
+        """Whether a key is needed: Xinference's clients send theirs only then."""
+        return {"auth": keyed}
 
     @router.get("/v1/cluster/version")
     async def versions() -> dict[str, str | None]:

@@ -36,6 +36,14 @@ class Dispatch:
         self._backend, self._bounds = backend, bounds
         self._router = Router(bounds, lambda: asyncio.get_running_loop().time())
 
+    @property
+    def in_flight(self) -> int:
+        return self._router.in_all
+
+    @property
+    def held(self) -> int:
+        return self._router.waiting
+
     def find(self, uid: str) -> Destination | None:
         return self._backend.destination(uid)
 
@@ -59,11 +67,12 @@ class Dispatch:
     async def _ask(
         self, client: aiohttp.ClientSession, uid: str, path: str, body: dict[str, Any], headers: Mapping[str, str]
     ) -> tuple[aiohttp.ClientResponse, Turn]:
+        destination = self.known(uid)
         # Its runtimes know a model of another namespace by its plain name.
-        data = json.dumps({**body, "model": self.known(uid).name}).encode()
+        data = json.dumps({**body, "model": destination.name}).encode()
         key, failed = prefix.key_of(body), set[str]()
         while len(failed) < ATTEMPTS:
-            turn = self._take(self.known(uid), key, failed) or await self._wait(uid, key, failed)
+            turn = self._take(destination, key, failed) or await self._wait(uid, key, failed)
             try:
                 answer = await client.post(f"{turn.address}{path}", data=data, headers=headers, allow_redirects=False)
             except aiohttp.ClientError:
@@ -79,6 +88,7 @@ class Dispatch:
             turn.release()
             self._router.unreachable(turn.address)
             failed.add(turn.address)
+            destination = self.known(uid)
         raise self._unreachable(uid, failed)
 
     def _take(self, destination: Destination, key: bytes | None, failed: set[str]) -> Turn | None:
@@ -111,8 +121,10 @@ class Dispatch:
                 await self._backend.wake(uid)
                 # It may have come meanwhile.
                 continue
+            # Not wait_for, which keeps a cancellation to itself where what it waits for comes at the same moment.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._backend.moved(), WAKE_SECONDS)
+                async with asyncio.timeout(WAKE_SECONDS):
+                    await self._backend.moved()
 
     def _stay_or_leave(self, destination: Destination, failed: set[str]) -> None:
         """GatewayError (503) where waiting is of no use."""

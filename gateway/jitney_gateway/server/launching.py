@@ -12,17 +12,18 @@ from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import written_size
-from jitney_gateway.server import absent, cluster, registering, replicas
+from jitney_gateway.server import absent, audit, cluster, registering, replicas
 from jitney_gateway.server.body import json_body
 from jitney_gateway.server.registering import resolved
 from jitney_gateway.server.replicas import known
+from jitney_gateway.server.uids import by_uid
 
 
-def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
-    """All of them, in an order in which no path is taken for a uid."""
+def routes(backend: Backend, catalogue: Catalogue, keyed: bool) -> APIRouter:
+    """All of them, in an order in which no path is taken for a uid. `keyed` is whether a key is needed."""
     router = APIRouter()
     router.include_router(absent.routes())
-    router.include_router(cluster.routes(backend))
+    router.include_router(cluster.routes(backend, keyed))
     router.include_router(_telling(backend, catalogue))
     router.include_router(_changing(backend, catalogue))
     router.include_router(replicas.routes(backend))
@@ -32,11 +33,14 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
 def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
     """Launch, and the two ways to end a model."""
-    router = APIRouter()
+    router = by_uid()
 
     @router.post("/v1/models")
     async def launch(request: Request, wait_ready: bool = True) -> dict[str, str]:
-        uid = await backend.launch(await resolved(Launch.parse(await json_body(request)), backend, catalogue))
+        asked = Launch.parse(await json_body(request))
+        # How it goes on after it was begun is the model's status.
+        with audit.line("launch", asked.uid or asked.name, name=asked.name, path=asked.model_path, replicas=asked.replicas) as line:
+            uid = line["model"] = await backend.launch(await resolved(asked, backend, catalogue))
         if wait_ready:
             try:
                 await backend.ready(uid)
@@ -47,11 +51,12 @@ def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
                 raise
         return {"model_uid": uid}
 
-    @router.delete("/v1/models/{uid}")
-    @router.post("/v1/models/{uid}/cancel")
+    @router.delete("/v1/models/{uid:uid}")
+    @router.post("/v1/models/{uid:uid}/cancel")
     async def terminate(uid: str) -> JSONResponse:
-        await known(backend, uid)
-        await backend.terminate(uid)
+        with audit.line("terminate", uid):
+            await known(backend, uid)
+            await backend.terminate(uid)
         return JSONResponse(None)
 
     return router
@@ -59,7 +64,7 @@ def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
 def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:
     """What is there, and what there could be."""
-    router = APIRouter()
+    router = by_uid()
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -76,23 +81,24 @@ def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:
             if (model_name is None or model.launch.name == model_name) and (model_uid is None or model.uid == model_uid)
         ]
 
-    @router.get("/v1/models/{uid}")
+    @router.get("/v1/models/{uid:uid}")
     async def describe(uid: str) -> dict[str, Any]:
         return (await known(backend, uid)).describe()
 
-    @router.get("/v1/models/{uid}/progress")
+    @router.get("/v1/models/{uid:uid}/progress")
     async def progress(uid: str) -> dict[str, Any]:
         model = await backend.find(uid)
         return model.progressed() if model else {"progress": 0.0, "stage": "pending", "download_files": [], "replicas": []}
 
     @router.get("/v1/engines/{name}")
     @router.get("/v1/engines/LLM/{name}")
-    async def engines(name: str) -> dict[str, list[dict[str, Any]]]:
+    async def engines(name: str) -> dict[str, list[dict[str, Any]]] | None:
+        """None where there is no such model, as there."""
         if entries := catalogue.of(name):
             return {"Transformers": [_offer(entry.name, entry.size, ("none",)) for entry in entries]}
         family = await backend.registry.find(name)
         if family is None:
-            raise GatewayError(400, f"Model not found, name: {name}", code="model_not_found")
+            return None
         return {"Transformers": [_offer(name, spec.size, spec.quantizations) for spec in family.specs]}
 
     return router
@@ -100,4 +106,5 @@ def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
 def _offer(name: str, size: str, quantizations: tuple[str, ...]) -> dict[str, Any]:
     billions = written_size(size)
-    return {"model_name": name, "model_format": "pytorch", "model_size_in_billions": billions, "quantizations": list(quantizations)}
+    offer: dict[str, Any] = {"model_name": name, "model_format": "pytorch", "model_size_in_billions": billions}
+    return offer | {"quantizations": list(quantizations), "support_draft_model": False}

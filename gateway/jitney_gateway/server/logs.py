@@ -8,6 +8,8 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from jitney_gateway.server.uids import by_uid
+
 MOST_LINES = 100_000
 
 
@@ -21,9 +23,9 @@ class Logged(Protocol):
 
 
 def routes(backend: Logged) -> APIRouter:
-    router = APIRouter()
+    router = by_uid()
 
-    @router.get("/v1/models/{uid}/logs")
+    @router.get("/v1/models/{uid:uid}/logs")
     async def logs(
         uid: str, replica: str | None = None, lines: Annotated[int, Query(ge=0, le=MOST_LINES)] = 200, follow: bool = False
     ) -> StreamingResponse:

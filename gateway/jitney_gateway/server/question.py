@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -16,15 +16,19 @@ class Ended(Exception):
 
 
 class Question:
-    """Lives on the event loop."""
+    """Lives on the event loop. Its work is done in the caller's own task, which `end` interrupts as a timeout would: a task for each piece
+    of an answer would cost a quarter of what passing it on does."""
 
     def __init__(self) -> None:
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over = False
+        self._waiting: asyncio.Task[Any] | None = None
+        self._interrupted = False
 
     def end(self) -> None:
-        """Safe to repeat."""
-        if not self._ended.done():
-            self._ended.set_result(None)
+        """Safe to repeat. Called by another task than the one that waits."""
+        self._over = True
+        if self._waiting and not self._interrupted:
+            self._interrupted = self._waiting.cancel()
 
     async def end_with_client(self, request: Request) -> None:
         """Runs until the client goes away; its body must have been read."""
@@ -33,12 +37,22 @@ class Question:
         self.end()
 
     async def wait(self, work: Awaitable[T]) -> T:
-        """The work's result; Ended, and the work is cancelled, where the question ends first."""
-        task = asyncio.ensure_future(work)
+        """The work's result; Ended, and the work is cancelled, where the question ends first. One piece of work at a time."""
+        if self._over:
+            if isinstance(work, Coroutine):
+                work.close()
+            raise Ended
+        task = self._waiting = asyncio.current_task()
+        assert task
+        # Whoever else cancels the task is not to be taken for an end.
+        others = task.cancelling()
         try:
-            await asyncio.wait((task, self._ended), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Ended
-            return task.result()
+            return await work
+        except asyncio.CancelledError:
+            if self._interrupted and task.cancelling() == others + 1:
+                raise Ended from None
+            raise
         finally:
-            task.cancel()
+            self._waiting = None
+            if self._interrupted:
+                task.uncancel()

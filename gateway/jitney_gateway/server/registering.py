@@ -13,11 +13,19 @@ from jitney_gateway.errors import bad_field
 from jitney_gateway.family import Family, taken, unknown
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import written_size
+from jitney_gateway.server import audit
 from jitney_gateway.server.body import json_body
 
 KIND = "LLM"
 # Of one family's JSON.
 LONGEST = 64 * 1024
+# What its clients read of every family and every spec, where it was not said.
+OF_FAMILY: dict[str, Any] = {"version": 2, "context_length": None, "model_lang": ["en"], "model_ability": ["chat", "generate"]}
+OF_FAMILY |= {"model_description": None, "model_family": None, "chat_template": None, "stop_token_ids": None, "stop": None}
+OF_FAMILY |= {"architectures": None, "reasoning_start_tag": None, "reasoning_end_tag": None, "tool_parser": None}
+OF_FAMILY |= {"cache_config": None, "virtualenv": None}
+OF_SPEC: dict[str, Any] = {"quantization": "none", "model_id": None, "model_hub": "huggingface", "model_uri": None, "model_revision": None}
+OF_SPEC |= {"activated_size_in_billions": None}
 # Of Xinference, and not served here.
 OTHER_KINDS = ("embedding", "rerank", "image", "audio", "video", "flexible", "world")
 
@@ -29,9 +37,10 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
     async def register(kind: str, request: Request) -> JSONResponse:
         _check_kind(kind)
         family, persist = _asked(await json_body(request))
-        if catalogue.of(family.name):
-            raise taken(family.name)
-        await backend.registry.add(family, persist)
+        with audit.line("register", family.name, persist=persist):
+            if catalogue.of(family.name):
+                raise taken(family.name)
+            await backend.registry.add(family, persist)
         return JSONResponse(None)
 
     @router.get("/v1/model_registrations/{kind}")
@@ -40,7 +49,7 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
             return []
         _check_kind(kind)
         names = dict.fromkeys(entry.name for entry in catalogue.entries)
-        found = [family.told() for family in await backend.registry.families()] + [_built_in(catalogue.of(name)) for name in names]
+        found = [_told(family) for family in await backend.registry.families()] + [_built_in(catalogue.of(name)) for name in names]
         found.sort(key=lambda family: str(family["model_name"]).lower())
         return found if detailed else [{key: family[key] for key in ("model_name", "is_builtin")} for family in found]
 
@@ -52,14 +61,15 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
         family = await backend.registry.find(name)
         if family is None:
             raise unknown(name)
-        return family.told()
+        return _told(family)
 
     @router.delete("/v1/model_registrations/{kind}/{name}")
     async def unregister(kind: str, name: str) -> JSONResponse:
         _check_kind(kind)
-        if catalogue.of(name):
-            raise bad_field("model_name", f"{name} is built in and cannot be unregistered")
-        await backend.registry.remove(name)
+        with audit.line("unregister", name):
+            if catalogue.of(name):
+                raise bad_field("model_name", f"{name} is built in and cannot be unregistered")
+            await backend.registry.remove(name)
         return JSONResponse(None)
 
     return router
@@ -93,9 +103,18 @@ def _check_kind(kind: str) -> None:
         raise bad_field("model_type", f"only chat models are served: {KIND}, not {kind}")
 
 
+def _told(family: Family) -> dict[str, Any]:
+    """As it was registered; what was left out is there with what it means. It may be registered again as it is told."""
+    return _whole(family.told())
+
+
+def _whole(family: dict[str, Any]) -> dict[str, Any]:
+    return OF_FAMILY | family | {"model_specs": [OF_SPEC | spec for spec in family["model_specs"]]}
+
+
 def _built_in(entries: tuple[Entry, ...]) -> dict[str, Any]:
     """One of the catalogue's in the form of a family."""
-    return {
+    family = {
         "version": 2,
         "context_length": max(entry.context for entry in entries),
         "model_name": entries[0].name,
@@ -117,3 +136,4 @@ def _built_in(entries: tuple[Entry, ...]) -> dict[str, Any]:
         ],
         "is_builtin": True,
     }
+    return _whole(family)

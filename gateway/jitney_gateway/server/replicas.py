@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request
 from jitney_gateway.backend import Backend
 from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.model import Model, replica_status
+from jitney_gateway.server import audit
 from jitney_gateway.server.body import read
+from jitney_gateway.server.uids import by_uid
 
 MOST = 1000
 MEANINGLESS = {
@@ -21,28 +23,28 @@ MEANINGLESS = {
 
 
 def routes(backend: Backend) -> APIRouter:
-    router = APIRouter()
+    router = by_uid()
 
-    @router.get("/v1/models/{uid}/replicas")
+    @router.get("/v1/models/{uid:uid}/replicas")
     async def replicas(uid: str) -> list[dict[str, Any]]:
         model = await known(backend, uid)
         return [replica_status(model, replica) for replica in model.replicas]
 
-    @router.post("/v1/models/{uid}/replicas")
+    @router.post("/v1/models/{uid:uid}/replicas")
     async def add(uid: str, request: Request) -> dict[str, Any]:
         """Answers once they are asked for; how they come is told by the model's status and its replicas."""
         count = _count(await read(request))
-        await known(backend, uid)
-        added = [
-            {"replica_id": number, "replica_model_uid": f"{uid}-{number}", "worker_address": None}
-            for number in await backend.add_replicas(uid, count)
-        ]
+        with audit.line("add_replicas", uid, count=count):
+            await known(backend, uid)
+            numbers = await backend.add_replicas(uid, count)
+        added = [{"replica_id": number, "replica_model_uid": f"{uid}-{number}", "worker_address": None} for number in numbers]
         return added[0] if count == 1 else {"replica": count, "replicas": added}
 
-    @router.delete("/v1/models/{uid}/replicas/{replica}")
+    @router.delete("/v1/models/{uid:uid}/replicas/{replica}")
     async def remove(uid: str, replica: str) -> dict[str, int]:
-        await known(backend, uid)
-        return {"remaining_replicas": await backend.remove_replica(uid, replica)}
+        with audit.line("remove_replica", uid, replica=replica):
+            await known(backend, uid)
+            return {"remaining_replicas": await backend.remove_replica(uid, replica)}
 
     return router
 

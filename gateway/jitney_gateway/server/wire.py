@@ -15,9 +15,11 @@ PROBE_AFTER, PROBE_EVERY, PROBES = 15, 5, 3
 
 
 def session() -> aiohttp.ClientSession:
-    """Without a limit of time: an answer takes as long as it takes."""
+    """Without a limit of time: an answer takes as long as it takes. No answer leaves a cookie for the next question, which
+    is another client's."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS, socket_factory=_probed)
-    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS))
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def _probed(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -103,13 +103,14 @@ def _translate(error: Exception, repository: str, revision: str | None) -> Start
             return CacheNotWritable(f"user {os.getuid()} may not write to {cause.filename}, where {repository} was to be downloaded to")
         if isinstance(cause, GatedRepoError):
             return Unauthorized(
-                f"{repository} is gated: accept its licence on the hub and set hfTokenSecretRef to a token that may read it"
+                f"{repository} is gated: accept its licence on the hub and give a token that may read it (HF_TOKEN, or hfTokenSecretRef)"
             )
         if isinstance(cause, RevisionNotFoundError):
             return ModelNotFound(f"{repository} has no revision {revision!r}")
         if isinstance(cause, HfHubHTTPError) and cause.response is not None and cause.response.status_code in (401, 403):
             return Unauthorized(
-                f"the hub refuses {repository} (HTTP {cause.response.status_code}): it is private, gated or absent; check hfTokenSecretRef"
+                f"the hub refuses {repository} (HTTP {cause.response.status_code}): it is private, gated or absent; "
+                "check HF_TOKEN or hfTokenSecretRef"
             )
         if isinstance(cause, RepositoryNotFoundError):
             return ModelNotFound(f"the hub has no repository {repository}")

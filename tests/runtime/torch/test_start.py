@@ -159,8 +159,18 @@ def download(repository: str, revision: str, environment: dict[str, str]) -> tup
     [
         ("org/absent", "", 10, "the hub has no repository org/absent"),
         ("org/tiny", "v9", 10, "org/tiny has no revision 'v9'"),
-        ("org/private", "", 11, "the hub refuses org/private (HTTP 401): it is private, gated or absent; check hfTokenSecretRef"),
-        ("org/forbidden", "", 11, "the hub refuses org/forbidden (HTTP 403): it is private, gated or absent; check hfTokenSecretRef"),
+        (
+            "org/private",
+            "",
+            11,
+            "the hub refuses org/private (HTTP 401): it is private, gated or absent; check HF_TOKEN or hfTokenSecretRef",
+        ),
+        (
+            "org/forbidden",
+            "",
+            11,
+            "the hub refuses org/forbidden (HTTP 403): it is private, gated or absent; check HF_TOKEN or hfTokenSecretRef",
+        ),
         ("org/broken", "", 12, "the hub cannot be reached to download org/broken"),
     ],
     ids=["absent", "revision", "private", "forbidden", "the hub's own error"],

@@ -22,9 +22,10 @@ app.kubernetes.io/part-of: jitney
 
 {{/* What it may do where it serves models. The head of gateway/jitney_gateway/kubernetes/cluster.py says which call needs which. */}}
 {{- define "jitney.gateway.rules" -}}
+# Patched is an annotation, which has a model woken that scales with its load.
 - apiGroups: [serving.jitney.dev]
   resources: [modeldeployments]
-  verbs: [list, watch]
+  verbs: [list, watch, patch]
 # To wake a model that has no replica.
 - apiGroups: [serving.jitney.dev]
   resources: [modeldeployments/scale]

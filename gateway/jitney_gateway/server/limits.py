@@ -1,0 +1,83 @@
+"""How much each key may still ask for in this minute. Pure: it counts what it is told, and the clock is an argument.
+
+A bucket holds one minute's worth and fills all the time, so that a key may use its minute at once and then goes on at its rate. The counts
+are this front door's own: with several, each gives every key its whole limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jitney_gateway.server.keys import Key
+
+MINUTE = 60.0
+
+
+class Bucket:
+    """`level` is what is left. It may be below nothing: a debt, which is filled first."""
+
+    def __init__(self, capacity: int, now: float) -> None:
+        self.capacity, self.level, self._seen = capacity, float(capacity), now
+
+    def fill(self, capacity: int, now: float) -> None:
+        """`capacity` may have been changed; what was used stays used."""
+        self.level += capacity - self.capacity
+        self.capacity = capacity
+        self.level = min(float(capacity), self.level + (now - self._seen) * capacity / MINUTE)
+        self._seen = now
+
+    def seconds_until(self, level: float) -> float:
+        return max(0.0, (level - self.level) * MINUTE / self.capacity)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Which limit is used up, and after how many whole seconds it is worth another try."""
+
+    limit: str
+    seconds: int
+
+
+class Limits:
+    """For all keys of a front door."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._requests: dict[str, Bucket] = {}
+        self._tokens: dict[str, Bucket] = {}
+
+    def take(self, key: Key) -> Refusal | None:
+        """One request of this key, which is counted; or why not, and then it is not.
+
+        What a request costs in tokens is known when it is over. So one is let in while there is anything left, and what it used more is a
+        debt, which those after it wait for.
+        """
+        requests = self._bucket(self._requests, key.id, key.requests)
+        tokens = self._bucket(self._tokens, key.id, key.tokens)
+        if tokens and tokens.level <= 0:
+            return _refusal(tokens, "tokens")
+        if requests:
+            if requests.level < 1:
+                return _refusal(requests, "requests")
+            requests.level -= 1
+        return None
+
+    def spend(self, key: Key, tokens: int) -> None:
+        """What an answer came to."""
+        if bucket := self._bucket(self._tokens, key.id, key.tokens):
+            bucket.level -= tokens
+
+    def _bucket(self, buckets: dict[str, Bucket], name: str, capacity: int | None) -> Bucket | None:
+        if capacity is None:
+            buckets.pop(name, None)
+            return None
+        now = self._clock()
+        bucket = buckets.setdefault(name, Bucket(capacity, now))
+        bucket.fill(capacity, now)
+        return bucket
+
+
+def _refusal(bucket: Bucket, what: str) -> Refusal:
+    return Refusal(f"{bucket.capacity} {what} per minute", max(1, math.ceil(bucket.seconds_until(1))))

@@ -1,0 +1,16 @@
+"""An error as it is answered: Xinference's clients read `detail`, OpenAI's read `error`, and both are there."""
+
+from __future__ import annotations
+
+from fastapi.responses import JSONResponse
+
+from jitney_gateway.errors import GatewayError
+
+
+def answer(error: GatewayError) -> JSONResponse:
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    body = {"detail": error.detail, "error": {"message": error.detail, "type": kind, "param": None, "code": error.code or None}}
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, error.status, headers)

@@ -1,0 +1,265 @@
+"""Keys, limits and the counting of tokens, without a server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jitney_gateway.server.guard import is_foreign, is_local_name
+from jitney_gateway.server.keys import Key, Keys, KeysError, digest, make
+from jitney_gateway.server.limits import Limits
+from jitney_gateway.server.meter import Meter, asked_usage
+
+HASH = "a" * 64
+
+
+def document(*entries: object) -> str:
+    return json.dumps({"keys": list(entries)})
+
+
+# Keys
+
+
+def test_a_key_that_was_made_is_found_by_itself_only():
+    secret, key = make("team-a", ("smol*",), 60, 1000)
+    other, _ = make("team-a")
+    keys = Keys.read(document({"id": "first", "hash": HASH}, key.written()))
+    assert keys.find(secret) == key
+    assert (keys.find(other), keys.find(""), keys.find(key.hash), keys.find("\udcff")) == (None, None, None, None)
+    assert secret not in json.dumps(key.written())
+    assert len(secret) > 40
+
+
+def test_a_hash_that_another_program_made():
+    """`printf %s KEY | sha256sum`"""
+    found = subprocess.run("printf %s sesame | sha256sum", shell=True, capture_output=True, text=True, check=True).stdout.split()[0]
+    assert Keys.read(document({"id": "x", "hash": found.upper()})).find("sesame") == Key("x", digest("sesame"))
+
+
+def test_which_models_a_key_is_for():
+    some = Key("x", HASH, ("smol*", "team-b/*", "one"))
+    assert [some.may_use(name) for name in ("smollm2", "one", "team-b/two", "ones", "b/team-b/two", "SMOL")] == [True] * 3 + [False] * 3
+    assert Key("x", HASH).may_use("anything")
+    assert not Key("x", HASH, ()).may_use("anything")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the one field `keys`"),
+        ("keys: [", "no YAML"),
+        ("keys: 2001-99-99", "no YAML"),
+        ("[" * 5000, "no YAML"),
+        ("keys: 3", "keys: must be a list"),
+        ("keys: []\nmore: 1", "the one field `keys`"),
+        (document("x"), r"keys\[0\]: must be a mapping"),
+        (document({"id": "x", "hash": HASH}, {"id": "x", "hash": "b" * 64}), r"keys\[1\].id: another entry"),
+        (document({"id": "x", "hash": HASH}, {"id": "y", "hash": HASH}), r"keys\[1\].hash: another entry"),
+        (document({"id": "x", "hash": HASH, "modles": []}), r"keys\[0\].modles: is no field"),
+        (document({"id": "x y", "hash": HASH}), r"keys\[0\].id: must be"),
+        (document({"hash": HASH}), r"keys\[0\].id: must be"),
+        (document({"id": "x", "hash": "jk-secret"}), r"keys\[0\].hash: must be the SHA-256"),
+        (document({"id": "x", "hash": HASH, "models": "all"}), r"keys\[0\].models: must be a list"),
+        (document({"id": "x", "hash": HASH, "models": None}), r"keys\[0\].models: must be a list"),
+        (document({"id": "x", "hash": HASH, "requestsPerMinute": 0}), r"keys\[0\].requestsPerMinute: must be a whole number"),
+        (document({"id": "x", "hash": HASH, "tokensPerMinute": True}), r"keys\[0\].tokensPerMinute: must be a whole number"),
+        (document({"id": "x", "hash": HASH, "tokensPerMinute": None}), r"keys\[0\].tokensPerMinute: must be a whole number"),
+    ],
+)
+def test_a_document_that_is_not_understood_is_refused_whole(text: str, said: str):
+    with pytest.raises(KeysError, match=said) as error:
+        Keys.read(text)
+    assert "secret" not in str(error.value)
+
+
+def test_no_entry_lets_nobody_in():
+    for text in ("keys: []", "keys:"):
+        assert Keys.read(text).find("x") is None
+
+
+# Limits
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_minutes_requests_at_once_and_then_at_their_rate():
+    clock = Clock()
+    limits, key = Limits(clock), Key("x", HASH, requests=6)
+    assert [limits.take(key) for _ in range(6)] == [None] * 6
+    refused = limits.take(key)
+    assert refused
+    assert (refused.limit, refused.seconds) == ("6 requests per minute", 10)
+    clock.now = 9.9
+    assert limits.take(key)
+    clock.now = 10.0
+    assert limits.take(key) is None
+    assert limits.take(replace(key, id="other")) is None, "each key has its own"
+    clock.now = 1e6
+    assert [bool(limits.take(key)) for _ in range(7)] == [False] * 6 + [True], "more than a minute's worth is never saved"
+
+
+def test_tokens_are_a_debt_that_is_paid_before_the_next_request():
+    clock = Clock()
+    limits, key = Limits(clock), Key("x", HASH, tokens=600)
+    assert limits.take(key) is None
+    limits.spend(key, 700)
+    refused = limits.take(key)
+    assert refused
+    assert (refused.limit, refused.seconds) == ("600 tokens per minute", 11)
+    clock.now = 10.2
+    assert limits.take(key) is None
+
+
+def test_a_refusal_for_tokens_costs_no_request():
+    clock = Clock()
+    limits, key = Limits(clock), Key("x", HASH, requests=1, tokens=60)
+    limits.spend(key, 61)
+    assert [limits.take(key).limit for _ in range(3)] == ["60 tokens per minute"] * 3
+    clock.now = 3.0
+    assert limits.take(key) is None
+
+
+def test_a_limit_that_is_changed_counts_at_once():
+    limits, key = Limits(Clock()), Key("x", HASH, requests=1)
+    assert [bool(limits.take(key)) for _ in range(2)] == [False, True]
+    assert [bool(limits.take(replace(key, requests=3))) for _ in range(3)] == [False, False, True]
+    assert limits.take(replace(key, requests=None)) is None
+
+
+# Tokens
+
+
+def event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+
+
+TRICKY = 'x","usage":null} data: {"usage":{"prompt_tokens":99}}'
+USAGE = {"prompt_tokens": 8, "completion_tokens": 5, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 0}}
+WANTED = [
+    {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+    {"choices": [{"delta": {"content": TRICKY}}]},
+    {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]},
+]
+PLAIN = b"".join(map(event, WANTED)) + b"data: [DONE]\n\n"
+TOLD = b"".join(event(body | {"usage": None}) for body in WANTED) + event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 10_000])
+def test_what_was_asked_for_our_own_count_is_not_seen(size: int):
+    """However the pieces come."""
+    meter = Meter(streamed=True, hide=True, characters=40)
+    seen = b"".join(meter.feed(TOLD[place : place + size]) for place in range(0, len(TOLD), size)) + meter.rest()
+    assert seen == PLAIN
+    assert meter.usage() == (8, 5)
+
+
+def test_a_stream_whose_client_asked_itself_passes_as_it_is():
+    meter = Meter(streamed=True, hide=False, characters=40)
+    assert b"".join(meter.feed(TOLD[place : place + 3]) for place in range(0, len(TOLD), 3)) == TOLD
+    assert meter.usage() == (8, 5)
+
+
+def test_an_answer_that_was_cut():
+    meter = Meter(streamed=True, hide=True, characters=41)
+    whole = event(WANTED[0] | {"usage": None})
+    assert meter.feed(whole) == event(WANTED[0])
+    assert not meter.spoken
+    assert meter.feed(event(WANTED[1])) == event(WANTED[1])
+    assert meter.spoken
+    assert meter.feed(b'data: {"cho') == b""
+    assert meter.rest() == b'data: {"cho'
+    assert meter.usage() == (11, 2)
+
+
+def test_a_whole_answer():
+    body = json.dumps({"choices": [{"message": {"content": TRICKY * 100}}], "usage": USAGE}, indent=1).encode()
+    meter = Meter(streamed=False, hide=False, characters=40)
+    assert b"".join(meter.feed(body[place : place + 50]) for place in range(0, len(body), 50)) == body
+    assert meter.usage() == (8, 5)
+    for odd in (b"", b"{}", b'"usage"', b'{"usage":', b'{"usage": null, "x": {}}', b'{"usage": {"prompt_tokens": -1}}', b"\xff" * 9):
+        meter = Meter(streamed=False, hide=False, characters=40)
+        meter.feed(odd)
+        assert meter.usage() == (10, 0)
+
+
+def test_an_event_that_never_ends_is_not_kept():
+    meter = Meter(streamed=True, hide=True, characters=0)
+    assert sum(len(meter.feed(b"x" * 100_000)) for _ in range(30)) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [
+        ({"stream": True}, {"include_usage": True}),
+        ({"stream": True, "stream_options": None}, {"include_usage": True}),
+        ({"stream": True, "stream_options": {"x": 1}}, {"x": 1, "include_usage": True}),
+        ({"stream": True, "stream_options": {"include_usage": True}}, None),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, None),
+        ({"stream": True, "stream_options": 3}, None),
+        ({"stream": "true"}, None),
+        ({}, None),
+    ],
+)
+def test_usage_is_asked_for_where_the_client_does_not(body: dict[str, Any], asked: dict[str, Any] | None):
+    found = asked_usage(body)
+    assert (found and found["stream_options"]) == asked
+
+
+# Where a request comes from
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "foreign"),
+    [
+        (None, "here:1", False),
+        ("http://here:1", "here:1", False),
+        ("HTTP://Here:1", "here:1", False),
+        ("http://here", "here:80", False),
+        ("https://here", "here", False),
+        ("https://here:443", "here", False),
+        ("http://here:1", "here:2", True),
+        ("http://here", "here:443", True),
+        ("http://there:1", "here:1", True),
+        ("http://here:1", None, True),
+        ("null", "here:1", True),
+        ("", "here:1", True),
+        ("file://", "here:1", True),
+        ("http://here:x", "here:1", True),
+        ("http://[", "here:1", True),
+    ],
+)
+def test_a_page_of_another_origin(origin: str | None, host: str | None, foreign: bool):
+    assert is_foreign(origin, host) is foreign
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        (None, True),
+        ("localhost", True),
+        ("LOCALHOST:9997", True),
+        ("x.localhost:1", True),
+        ("127.0.0.1:9997", True),
+        ("127.9.9.9", True),
+        ("[::1]:9997", True),
+        ("10.0.0.1", False),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("127.0.0.1@evil.example", False),
+        ("[", False),
+        ("", False),
+    ],
+)
+def test_a_name_that_can_only_be_this_machine(host: str | None, local: bool):
+    assert is_local_name(host) is local

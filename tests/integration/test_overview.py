@@ -1,0 +1,45 @@
+"""What the page asks of a front door in a cluster: a launch that is only tried, and every model with the resource's own reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from cluster.control_plane import ControlPlane
+from support.gateway import running_gateway
+from support.namespaces import Namespace
+from support.operator import Operator
+
+SMALL = {"model_engine": "transformers", "model_name": "smollm2-instruct", "model_size_in_billions": "0_135"}
+
+
+def test_a_launch_is_tried_and_the_resources_reasons_are_told(plane: ControlPlane, namespace: Namespace, tmp_path: Path):
+    with (
+        running_gateway(namespace, tmp_path) as gateway,
+        httpx.Client(base_url=gateway.url, timeout=30) as client,
+        Operator(plane.kubeconfig, namespace.name, tmp_path / "operator.log") as operator,
+    ):
+
+        def fit(**more: object) -> httpx.Response:
+            return client.post("/v1/models/fit", json=SMALL | more)
+
+        found = fit().json()
+        assert found["verdict"] == "unknown"
+        assert "the cluster accepts the resource" in found["message"]
+        assert not namespace.kubectl("get", "mdep", "-o", "name"), "nothing is made"
+        for refused, said in ((fit(revision="a b"), "spec.revision"), (fit(model_size_in_billions=3), "has no size 3")):
+            assert refused.status_code == 400
+            assert said in refused.json()["detail"]
+        client.post("/v1/models?wait_ready=false", json=SMALL | {"model_uid": "smol.1", "max_num_seqs": 8}).raise_for_status()
+        assert "already in the model list" in fit(model_uid="smol.1").json()["detail"]
+        namespace.create("sizeless", model="qwen1.5-chat")
+
+        def told() -> dict[str, dict[str, object]]:
+            return {model["uid"]: model for model in client.get("/v1/overview").json()["models"]}
+
+        operator.until(lambda: told()["sizeless"]["status"] == "ERROR", 90)
+        assert str(told()["sizeless"]["message"]).startswith("SizeNotFound: qwen1.5-chat comes in several sizes")
+        small = told()["smol.1"]
+        assert (small["status"], small["size"], small["max_num_seqs"], small["replicas"]) == ("LOADING", "0.135", 8, [])
+        assert client.get("/v1/overview").json()["machines"] == []

@@ -32,6 +32,8 @@ class Knows:
 
     kind: str
     holds: Callable[[Seen], bool]
+    # Of a pod that failed: the resource must name it.
+    of_a_pod: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Situation:
         print(f"\n{situation}: {name} says {reason} {max(0.0, shown - known):.2f} s after Kubernetes knew")
         seen: Seen = self._kubectl.get("mdep", name, self._namespace) or {}
         self._described(name, kind, seen)
+        if knows.of_a_pod:
+            failure = seen["status"].get("lastFailure", {})
+            assert failure.get("reason") == reason, failure
+            assert failure.get("pod", "").startswith(name), failure
+            assert not {"message", "time"} - set(failure), failure
         return seen
 
     def moved(self, situation: str, name: str, pattern: str) -> None:
@@ -148,14 +155,14 @@ def _running(pod: Seen) -> bool:
 
 
 RUNNING = Knows("pods", _running)
-ENDED = Knows("pods", _ended)
-UNPLACED = Knows("pods", _unplaced)
+ENDED = Knows("pods", _ended, of_a_pod=True)
+UNPLACED = Knows("pods", _unplaced, of_a_pod=True)
 REFUSED = Knows("deployments", _refused)
 
 
 def waiting(*reasons: str) -> Knows:
     """A container that cannot start."""
-    return Knows("pods", lambda pod: _container(pod).get("state", {}).get("waiting", {}).get("reason") in reasons)
+    return Knows("pods", lambda pod: _container(pod).get("state", {}).get("waiting", {}).get("reason") in reasons, of_a_pod=True)
 
 
 def told(*reasons: str) -> Knows:

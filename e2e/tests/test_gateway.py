@@ -13,6 +13,7 @@ import httpx
 import pytest
 from product import installation, model_claim, resource
 from product.client import Client
+from product.restricted import assert_restricted
 from test_model import model_folder
 from xinference_client import RESTfulClient
 
@@ -22,6 +23,11 @@ from cluster.local import LocalCluster
 from cluster.target import Cluster
 
 PODS = "app.kubernetes.io/name=jitney-gateway"
+# All that the chart makes for it.
+OBJECTS = (
+    "deployments,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,"
+    "validatingadmissionpolicies,validatingadmissionpolicybindings"
+)
 HOME = "default"
 REGISTRATIONS = "jitney-registrations"
 IN_CLUSTER = f"http://jitney-gateway.{installation.NAMESPACE}.svc.cluster.local/v1"
@@ -39,7 +45,11 @@ def door(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[str]:
     service = kubectl.get("service", "jitney-gateway", installation.NAMESPACE) or {}
     yield f"http://{service['spec']['clusterIP']}"
     installation.install(cluster, kubectl)
-    assert not kubectl.list("deployments", installation.NAMESPACE, "-l", PODS)
+    assert not kubectl("get", OBJECTS, "--all-namespaces", "-l", PODS, "-o", "name").split()
+
+
+def test_its_pod_is_a_restricted_one(door: str, kubectl: Kubectl, namespace: str) -> None:
+    assert_restricted(kubectl, kubectl.list("pods", installation.NAMESPACE, "-l", PODS)[0], namespace)
 
 
 def test_launched_by_xinferences_client(door: str, cluster: Cluster, kubectl: Kubectl) -> None:
@@ -162,7 +172,9 @@ def test_of_a_model_it_changes_annotations_only(door: str, kubectl: Kubectl, nam
     def patch(**changed: object) -> None:
         # kubectl's other ways to patch ask for the right to read first.
         account = f"--as=system:serviceaccount:{installation.NAMESPACE}:jitney-gateway"
-        kubectl("apply", "--server-side", "-f", "-", account, input=json.dumps({**body, **changed}))
+        # A manager of its own: what another one owns and is not sent again would be taken away.
+        manager = "--field-manager=jitney-gateway"
+        kubectl("apply", "--server-side", manager, "-f", "-", account, input=json.dumps({**body, **changed}))
 
     patch(metadata={**metadata, "annotations": {"serving.jitney.dev/wanted-at": "x"}})
     with pytest.raises(CommandFailed, match="the front door changes no spec"):

@@ -37,7 +37,7 @@ app.kubernetes.io/part-of: jitney
 {{/* The operator's configuration: the values', and where the front door of this chart wakes models. */}}
 {{- define "jitney.config" -}}
 {{- $config := deepCopy .Values.config }}
-{{- if .Values.gateway.enabled }}
+{{- if and .Values.gateway.enabled (gt (int .Values.gateway.replicas) 0) }}
 {{- $own := prepend .Values.gateway.namespaces (include "jitney.gateway.namespace" .) }}
 {{- $_ := set $config "wakeNamespaces" (concat (default list $config.wakeNamespaces) $own | uniq) }}
 {{- end }}

@@ -15,6 +15,9 @@ from typing import Any, Self
 from jitney_gateway.errors import GatewayError, bad_field
 
 MOST_SEQUENCES = 1024
+# Characters of a name, as the resource of a cluster has them too.
+LONGEST_NAME = 512
+UID, UID_WORDS = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits, dots, dashes and underscores"
 QUANTIZATIONS = {"none": "none", "int8": "int8", "8-bit": "int8", "int4": "int4", "4-bit": "int4"}
 # A field that may only say what is so anyway: what it may be, and why not more.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -62,6 +65,8 @@ class Launch:
         name = given.pop("model_name", None)
         if not isinstance(name, str) or not name:
             raise GatewayError(400, "Invalid input. Please specify the `model_name` field.", code="invalid_value")
+        if len(name) > LONGEST_NAME or not _sound(name):
+            raise bad_field("model_name", f"must be a text of at most {LONGEST_NAME} characters, and none of them a zero or half of one")
         _check_engine(given.pop("model_engine", None))
         _check_format(given.pop("model_format", "pytorch"))
         for key, (allowed, why) in FIXED.items():
@@ -74,6 +79,15 @@ class Launch:
         for key in given:
             raise bad_field(key, MEANINGLESS.get(key, "this is no parameter of a launch"))
         return cls(name=name, **values)
+
+    def wanted_uid(self) -> str:
+        """The one that was asked for, else the last part of the name. GatewayError (400) where that can be none."""
+        if self.uid:
+            return self.uid
+        last = self.name.rpartition("/")[2]
+        if not re.fullmatch(UID, last):
+            raise bad_field("model_uid", f"without one it is the last part of model_name, {last!r}, which can be none: give {UID_WORDS}")
+        return last
 
 
 def _check_engine(value: object) -> None:
@@ -108,14 +122,21 @@ def size(key: str, value: object) -> str:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or not value or len(value) > 1024:
-        raise bad_field(key, f"must be a text, not {value!r}")
+        raise bad_field(key, f"must be a text of at most 1024 characters, not {str(value)[:1024]!r}")
+    if not _sound(value):
+        raise bad_field(key, f"no character of it may be a zero or half of one: {value!r}")
     return value
+
+
+def _sound(text: str) -> bool:
+    """Whether it can be a word of a command, the name of a file, and a variable."""
+    return "\0" not in text and not re.search("[\ud800-\udfff]", text)
 
 
 def _uid(key: str, value: object) -> str:
     """It becomes a part of addresses and file names."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
-        raise bad_field(key, f"must be at most 100 letters, digits, dots, dashes and underscores, not {value!r}")
+    if not isinstance(value, str) or not re.fullmatch(UID, value):
+        raise bad_field(key, f"must be {UID_WORDS}, not {value!r}")
     return value
 
 
@@ -166,6 +187,11 @@ def _dtype(key: str, value: object) -> str:
 def _envs(key: str, value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(part, str) for pair in value.items() for part in pair):
         raise bad_field(key, "must map names of variables to texts")
+    for name, text in value.items():
+        if not name or "=" in name or not _sound(name):
+            raise bad_field(key, f"{name!r} can be no variable's name: it may not be empty, and hold no equals sign and no zero character")
+        if not _sound(text):
+            raise bad_field(key, f"the value of {name} holds a zero character or half of one, which no variable can")
     return dict(value)
 
 

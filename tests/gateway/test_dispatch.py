@@ -18,6 +18,7 @@ from jitney_gateway.errors import GatewayError
 from jitney_gateway.routing.bounds import Bounds
 from jitney_gateway.server import wire
 from jitney_gateway.server.dispatch import Dispatch
+from jitney_gateway.server.overview import figures, load_of
 from jitney_gateway.server.question import Ended, Question
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
@@ -216,6 +217,20 @@ async def test_an_answer_leaves_no_cookie_for_the_next_question(client: aiohttp.
         dispatch = Dispatch(Stub(address.replace("127.0.0.1", "localhost")), Bounds())
         assert [await ask(dispatch, client) for _ in range(2)] == [200, 200]
     assert not [head for head in heads if b"cookie" in head.lower()]
+
+
+@pytest.mark.parametrize("text", ['TYPE {,\t=# }"', "no metrics", "\xff"], ids=["its parser stumbles", "rubbish", "no text"])
+async def test_a_runtime_with_odd_metrics_has_no_load(client: aiohttp.ClientSession, text: str):
+    """And takes nothing from what the others tell."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n" + text.encode("latin-1"))
+        writer.close()
+
+    async with listening(handle) as address:
+        assert await load_of(client, address) is None
+    assert figures("jitney_requests_running NaN\njitney_kv_cache_usage_ratio 0.5\n") == {"kv_cache": 0.5}, "JSON has no NaN"
 
 
 # A question is ended from outside

@@ -199,6 +199,28 @@ def test_a_key_sees_and_touches_its_own_models_only(keyed: Keyed):
     assert keyed.chat("guest").status_code == 200
 
 
+def test_a_key_for_some_models_launches_no_code_of_its_own(keyed: Keyed):
+    """But a key whose entry says that it may. It is there already, which is seen last."""
+    tiny = NAME | {"model_uid": "tiny"}
+    odd = {"envs": {"LD_PRELOAD": "x"}, "trust_remote_code": True, "model_path": "/tmp"}
+    keyed.add("runner", models=["tiny"], launch="full")
+    for field, value in odd.items():
+        for path in ("/v1/models", "/v1/models/fit"):
+            refused = keyed.ask("guest", "POST", path, json=tiny | {field: value})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "launch_not_allowed"), refused.text
+            assert refused.json()["detail"].startswith(f"{field}: the key guest is for some models only")
+            assert "launch: full" in refused.json()["detail"]
+            taken = keyed.ask("runner", "POST", path, json=tiny | {field: value})
+            assert taken.json()["error"]["code"] == "model_exists", taken.text
+    plain = keyed.ask("guest", "POST", "/v1/models", json=tiny | {"model_path": "hf://org/repo"})
+    assert plain.json()["error"]["code"] == "model_exists", plain.text
+    spec = {"model_format": "pytorch", "model_size_in_billions": 1, "model_uri": "file:///tmp"}
+    family = {"model_name": "tiny", "model_lang": ["en"], "model_ability": ["chat"], "model_specs": [spec]}
+    refused = keyed.ask("guest", "POST", "/v1/model_registrations/LLM", json={"model": json.dumps(family)})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "launch_not_allowed"), refused.text
+    assert refused.json()["detail"].startswith("model_specs[0].model_uri: ")
+
+
 def test_a_refused_request_does_not_reach_the_runtime_and_makes_no_label(keyed: Keyed):
     before = keyed.reached()
     assert httpx.post(f"{keyed.local.url}/v1/chat/completions", json=CHAT).status_code == 401
@@ -378,6 +400,17 @@ def test_a_head_that_is_too_long(plain: Local):
     assert httpx.get(f"{plain.url}/livez", headers={"X-Long": "x" * 15_000}).status_code == 200
 
 
+def test_what_every_answer_forbids_and_what_is_not_there(plain: Local):
+    for path, status in (("/", 200), ("/livez", 200), ("/openapi.json", 200), ("/docs", 404), ("/redoc", 404)):
+        answer = httpx.get(f"{plain.url}{path}")
+        assert (answer.status_code, answer.headers.get_list("x-content-type-options")) == (status, ["nosniff"]), path
+
+
+def test_a_replica_of_too_many_digits(plain: Local):
+    answer = httpx.get(f"{plain.url}/v1/models/x/logs", params={"replica": "5" * 5000})
+    assert (answer.status_code, answer.json()["detail"]) == (422, "replica: String should have at most 253 characters")
+
+
 # Starting
 
 
@@ -395,5 +428,6 @@ def test_a_key_is_shown_once(tmp_path: Path):
     (secret,) = re.findall(r"jk-\S+", done.stderr)
     assert (entry["id"], entry["models"], entry["requestsPerMinute"], entry["tokensPerMinute"]) == ("team-a", ["smol*", "b"], 6, 7)
     assert secret not in done.stdout
-    told = json.loads(jitney("keys", "make", "x", "-o", "json").stdout)
-    assert set(told) == {"key", "entry"}
+    assert "launch" not in entry
+    told = json.loads(jitney("keys", "make", "x", "--model", "m", "--full-launch", "-o", "json").stdout)
+    assert (set(told), told["entry"]["launch"]) == ({"key", "entry"}, "full")

@@ -82,6 +82,13 @@ def test_what_is_understood(given: dict[str, Any], field: str, value: Any):
         (LEAST | {"n_gpu": 2}, "n_gpu: a model is served on one GPU"),
         (LEAST | {"n_worker": 2}, "n_worker: "),
         (LEAST | {"envs": {"A": 1}}, "envs: must map"),
+        (LEAST | {"envs": {"A=B": "x"}}, "envs: 'A=B' can be no variable's name"),
+        (LEAST | {"envs": {"": "x"}}, "envs: '' can be no variable's name"),
+        (LEAST | {"envs": {"A": "x\0"}}, "envs: the value of A holds a zero"),
+        (LEAST | {"revision": "v1\0"}, "revision: no character of it may be a zero"),
+        (LEAST | {"model_path": "/x\ud800"}, "model_path: no character of it may be a zero or half"),
+        (LEAST | {"model_name": "x" * 513}, "model_name: must be a text of at most 512 characters"),
+        (LEAST | {"model_name": "x\0"}, "model_name: must be a text"),
         (LEAST | {"worker_ip": "10.0.0.1"}, "worker_ip: there are no workers"),
         (LEAST | {"gpu_idx": [0]}, "gpu_idx: "),
         (LEAST | {"peft_model_config": {"lora_list": []}}, "peft_model_config: LoRA"),
@@ -96,3 +103,22 @@ def test_what_is_refused_by_its_name(body: Any, said: str):
         Launch.parse(body)
     assert refused.value.status == 400
     assert said in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("launch", "uid"),
+    [
+        (Launch("qwen1.5-chat"), "qwen1.5-chat"),
+        (Launch("Qwen/Qwen2.5-0.5B-Instruct"), "Qwen2.5-0.5B-Instruct"),
+        (Launch("../x"), "x"),
+        (Launch("Qwen/Qwen2.5", uid="mine"), "mine"),
+    ],
+)
+def test_the_uid_is_the_last_part_of_the_name(launch: Launch, uid: str):
+    assert launch.wanted_uid() == uid
+
+
+@pytest.mark.parametrize("name", ["org/", "org/..", "org/.hidden", "a b", "x" * 101])
+def test_a_name_that_can_be_no_uid_needs_one(name: str):
+    with pytest.raises(GatewayError, match="model_uid: without one it is the last part of model_name"):
+        Launch(name).wanted_uid()

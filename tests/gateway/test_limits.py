@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jitney_gateway.launch import Launch
+from jitney_gateway.server import harm, keyring
 from jitney_gateway.server.guard import is_foreign, is_local_name
 from jitney_gateway.server.keys import Key, Keys, KeysError, digest, make
 from jitney_gateway.server.limits import Limits
@@ -40,9 +44,30 @@ def test_a_hash_that_another_program_made():
     assert Keys.read(document({"id": "x", "hash": found.upper()})).find("sesame") == Key("x", digest("sesame"))
 
 
+def test_what_a_key_for_some_models_may_not_launch():
+    some, full = (Keys.read(document({"id": "x", "hash": HASH, "models": ["m"]} | more)).entries[0] for more in ({}, {"launch": "full"}))
+    assert [key.may_run_code for key in (some, full, Key("x", HASH))] == [False, True, True]
+    assert full.written()["launch"] == "full"
+    said = {
+        "": Launch("smollm2-instruct"),
+        "envs": Launch("m", envs={"LD_PRELOAD": "x"}),
+        "trust_remote_code": Launch("org/m", trust_remote_code=True),
+    }
+    for field, launch in said.items():
+        assert harm.of_launch(launch, ()) == field
+    for path in ("/tmp/m", "file:///tmp/m", "pvc://claim/m", "oci://image", "hf://../m", "hf://m", "m"):
+        assert harm.of_launch(Launch("m", model_path=path), ()) == "model_path"
+        assert harm.of_launch(Launch("m", model_path=path), (path,)) == ""
+    assert harm.of_launch(Launch("m", model_path="hf://org/m.2"), ()) == ""
+    for name in ("/tmp/m", "../m", "./m", "a/../m", "pvc://claim/m", "a/b/m", "~/m"):
+        assert harm.of_launch(Launch(name), ()) == "model_name", name
+
+
 def test_which_models_a_key_is_for():
     some = Key("x", HASH, ("smol*", "team-b/*", "one"))
     assert [some.may_use(name) for name in ("smollm2", "one", "team-b/two", "ones", "b/team-b/two", "SMOL")] == [True] * 3 + [False] * 3
+    assert [Key("x", HASH, ("*",)).may_use(name) for name in ("one", "team-b/two")] == [True, False], "no star stands for a slash"
+    assert [Key("x", HASH, ("*/*",)).may_use(name) for name in ("one", "team-b/two")] == [False, True]
     assert Key("x", HASH).may_use("anything")
     assert not Key("x", HASH, ()).may_use("anything")
 
@@ -65,6 +90,7 @@ def test_which_models_a_key_is_for():
         (document({"id": "x", "hash": "jk-secret"}), r"keys\[0\].hash: must be the SHA-256"),
         (document({"id": "x", "hash": HASH, "models": "all"}), r"keys\[0\].models: must be a list"),
         (document({"id": "x", "hash": HASH, "models": None}), r"keys\[0\].models: must be a list"),
+        (document({"id": "x", "hash": HASH, "launch": "some"}), r"keys\[0\].launch: must be full"),
         (document({"id": "x", "hash": HASH, "requestsPerMinute": 0}), r"keys\[0\].requestsPerMinute: must be a whole number"),
         (document({"id": "x", "hash": HASH, "tokensPerMinute": True}), r"keys\[0\].tokensPerMinute: must be a whole number"),
         (document({"id": "x", "hash": HASH, "tokensPerMinute": None}), r"keys\[0\].tokensPerMinute: must be a whole number"),
@@ -79,6 +105,27 @@ def test_a_document_that_is_not_understood_is_refused_whole(text: str, said: str
 def test_no_entry_lets_nobody_in():
     for text in ("keys: []", "keys:"):
         assert Keys.read(text).find("x") is None
+
+
+async def test_whatever_happens_the_file_of_keys_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "keys.yaml"
+    file.write_text(document({"id": "x", "hash": HASH}))
+    ring = keyring.Keyring(file)
+    monkeypatch.setattr(keyring, "PERIOD", 0.01)
+    following = asyncio.create_task(ring.keep())
+    with monkeypatch.context() as patch:
+        patch.setattr(Keys, "read", lambda text: 1 / 0)
+        file.write_text(document())
+        async with asyncio.timeout(60):
+            while not ring.failures:
+                await asyncio.sleep(0.01)
+    assert (ring.current, len(ring.keys.entries)) == (False, 1)
+    file.write_text("keys: []\n")
+    async with asyncio.timeout(60):
+        while not ring.current:
+            await asyncio.sleep(0.01)
+    assert ring.keys.entries == ()
+    following.cancel()
 
 
 # Limits
@@ -195,6 +242,9 @@ def test_a_whole_answer():
 def test_an_event_that_never_ends_is_not_kept():
     meter = Meter(streamed=True, hide=True, characters=0)
     assert sum(len(meter.feed(b"x" * 100_000)) for _ in range(30)) > 1_000_000
+    meter, long = Meter(streamed=True, hide=True, characters=0), event({"choices": [{"text": '"usage"' * 200_000}], "usage": None})
+    pieces = [long[place : place + 100_000] for place in range(0, len(long), 100_000)]
+    assert b"".join(map(meter.feed, pieces)).startswith(long[:1_000_000]), "one that speaks of usage is not lost"
 
 
 @pytest.mark.parametrize(

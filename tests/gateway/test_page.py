@@ -164,6 +164,11 @@ def test_a_chat_streams_and_is_stopped(site: Site, rider: str, page: Page):
     assert (body["max_tokens"], body["temperature"], body["top_p"]) == (6, 0.7, 0.95)
     figures = page.locator(".assistant .figures").last
     expect(figures).to_contain_text(re.compile(r"first token after \d+\.\d\d s · \d+\.\d tokens/s · 6 tokens · cut at the longest answer"))
+    page.get_by_role("link", name="Models", exact=True).click()
+    first = card(page, rider).get_by_role("img", name=re.compile(r"First token over the last two minutes: now \d+\.\d\d s"))
+    expect(first).to_be_visible()
+    expect(first.locator("path.dots")).to_have_attribute("d", re.compile("^M"))
+    page.go_back()
     # A reload keeps the conversation, and another one begins empty.
     page.reload()
     expect(page.locator(".message")).to_have_count(4)
@@ -307,6 +312,17 @@ def test_a_phone_and_a_keyboard_are_enough(site: Site, rider: str):
             reached.append(page.evaluate("document.activeElement.textContent.trim()"))
         assert reached == ["Skip to the content", "Models", "Launch", "Chat", "Launch a model", reached[-1]]
         assert page.evaluate("matchMedia('(prefers-color-scheme: light)').matches")
+
+
+def test_who_likes_it_dark_has_it_dark(site: Site, rider: str):
+    with opened(site.browser, site.url, color_scheme="dark") as page:
+        shown = card(page, rider)
+        expect(shown).to_be_visible()
+        look = "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]"
+        for place in (page.locator("body"), shown):
+            behind, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in place.evaluate(look))
+            assert behind < 150
+            assert ink > 600
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab(site: Site, tmp_path: Path):

@@ -28,11 +28,14 @@ def make(
         int | None, typer.Option("--requests-per-minute", min=1, max=MOST_PER_MINUTE, help="Chats and completions.")
     ] = None,
     tokens: Annotated[int | None, typer.Option("--tokens-per-minute", min=1, max=MOST_PER_MINUTE, help="Of prompts and answers.")] = None,
+    full_launch: Annotated[
+        bool, typer.Option("--full-launch", help="Beside --model: its launches may run code of its own (envs, trust_remote_code, folders).")
+    ] = False,
     output: Annotated[Form, typer.Option("--output", "-o", help="How it is printed.")] = Form.TABLE,
 ) -> None:
     """Make a key: its entry for the keys' file on standard output, the key itself, this once, on standard error."""
     try:
-        secret, key = make_key(key_id, tuple(model) if model else None, requests, tokens)
+        secret, key = make_key(key_id, tuple(model) if model else None, requests, tokens, full_launch)
     except KeysError as error:
         fail(str(error))
     if output is Form.TABLE:

@@ -13,6 +13,7 @@ from jitney_gateway.cli.output import fail
 
 # Variables of the same name set them in a cluster.
 SIZE_SETTING, SECONDS_SETTING = "JITNEY_MAX_BODY_MEBIBYTES", "JITNEY_CLIENT_SECONDS"
+ALL_SIZES_SETTING = "JITNEY_MAX_ALL_BODIES_MEBIBYTES"
 
 
 def local(
@@ -28,8 +29,11 @@ def local(
     max_body: Annotated[
         int, typer.Option("--max-body-mebibytes", envvar=SIZE_SETTING, min=1, max=1024, help="A longer request is refused.")
     ] = 8,
+    max_bodies: Annotated[
+        int, typer.Option("--max-all-bodies-mebibytes", envvar=ALL_SIZES_SETTING, min=1, help="Of all under way; others try again.")
+    ] = 256,
     client_seconds: Annotated[
-        int, typer.Option("--client-seconds", envvar=SECONDS_SETTING, min=1, max=3600, help="For a request to be sent whole.")
+        int, typer.Option("--client-seconds", envvar=SECONDS_SETTING, min=1, max=3600, help="To send a request, or to read on.")
     ] = 60,
 ) -> None:
     """Serve models on this machine until Ctrl-C."""
@@ -51,7 +55,7 @@ def local(
         keyring = Keyring(keys_file) if keys_file else None
     except KeysError as error:
         fail(f"--keys-file: {error}")
-    terms = Terms(keyring, max_body * MEBIBYTE, client_seconds, local_names=here and keyring is None)
+    terms = Terms(keyring, max_body * MEBIBYTE, max_bodies * MEBIBYTE, client_seconds, local_names=here and keyring is None)
     try:
         asyncio.run(server.serve(host, port, state_dir or server.default_folder(), level, memory_check, terms))
     except ValueError as error:

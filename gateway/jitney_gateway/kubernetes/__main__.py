@@ -30,7 +30,7 @@ def main() -> None:
         print(f"jitney-gateway: JITNEY_KEYS_FILE: {error}", file=sys.stderr)
         sys.exit(2)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    terms = Terms(keyring, settings.body_mebibytes * MEBIBYTE, settings.client_seconds)
+    terms = Terms(keyring, settings.body_mebibytes * MEBIBYTE, settings.all_bodies_mebibytes * MEBIBYTE, settings.client_seconds)
     asyncio.run(serve(settings, terms))
 
 

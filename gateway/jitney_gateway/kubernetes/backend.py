@@ -39,7 +39,7 @@ class KubernetesBackend:
         self._waking, self._scaling = Waking(cluster, self.sight.models), Scaling(cluster, self.sight.models)
         self.registry = ConfigMapRegistry(cluster, home)
         # Why nothing is to be sent here any more, and whether nothing is taken any more.
-        self._leaving, self._refusing = "", False
+        self._leaving, self._refusing, self._gone = "", False, asyncio.Event()
 
     @classmethod
     async def connect(cls, home: str, namespaces: tuple[str, ...] | None) -> Self:
@@ -53,6 +53,7 @@ class KubernetesBackend:
         self._leaving = "leaving"
         await asyncio.sleep(seconds)
         self._refusing = True
+        self._gone.set()
         self.sight.bell.ring()
 
     async def close(self) -> None:
@@ -75,7 +76,7 @@ class KubernetesBackend:
 
     async def _create(self, launch: Launch, **query: str) -> tuple[str, Json]:
         """Its uid and what the server made of it; GatewayError (400) in the server's words where it is refused."""
-        uid = launch.uid or launch.name.rpartition("/")[2]
+        uid = launch.wanted_uid()
         body = manifest.resource(launch, uid, self._home)
         asked = urlencode({"fieldValidation": "Strict", "fieldManager": AGENT, **query})
         status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{asked}", body)
@@ -151,7 +152,24 @@ class KubernetesBackend:
                 404, f"{uid} has no replica {replica or 0}; its pods are: {', '.join(there) or 'none'}", code="replica_not_found"
             )
         query = urlencode({"container": "runtime", "tailLines": lines, "follow": str(follow).lower()})
-        return await self._cluster.text(f"{pods}/{pod}/log?{query}")
+        return self._while_here(await self._cluster.text(f"{pods}/{pod}/log?{query}"))
+
+    async def _while_here(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """They end where this front door does: a log that is followed would keep it for ever."""
+        leaving = asyncio.create_task(self._gone.wait())
+        coming: asyncio.Future[bytes | None] | None = None
+        try:
+            while not leaving.done():
+                coming = asyncio.ensure_future(anext(pieces, None))
+                await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done() or (piece := coming.result()) is None:
+                    return
+                yield piece
+        finally:
+            leaving.cancel()
+            if coming:
+                # Which closes the connection to the API server.
+                coming.cancel()
 
     async def _body(self, uid: str) -> Json:
         _, names = await self._read()

@@ -34,8 +34,10 @@ class Settings:
     catalogue: Mapping[str, Any] = field(default_factory=dict)
     # Who may call; without it everybody.
     keys_file: Path | None = None
-    # Of a request's body, and how long a client may take to send its head, and then that.
+    # Of a request's body, and of all that are not answered yet: each may need three times its length, which the chart's limit of memory has
+    # room for. And how long a client may take to send its head, and then its body, and may leave an answer unread.
     body_mebibytes: int = 8
+    all_bodies_mebibytes: int = 128
     client_seconds: int = 60
     # After SIGTERM requests are taken for so long, because the removal of the endpoint races the signal.
     linger: int = 5
@@ -62,6 +64,7 @@ class Settings:
             catalogue=_catalogue(environ.get("JITNEY_CONFIG") or ""),
             keys_file=Path(environ["JITNEY_KEYS_FILE"]) if environ.get("JITNEY_KEYS_FILE") else None,
             body_mebibytes=_whole(environ, "JITNEY_MAX_BODY_MEBIBYTES", cls.body_mebibytes, 1, 1024),
+            all_bodies_mebibytes=_whole(environ, "JITNEY_MAX_ALL_BODIES_MEBIBYTES", cls.all_bodies_mebibytes, 1, 1_000_000),
             client_seconds=_whole(environ, "JITNEY_CLIENT_SECONDS", cls.client_seconds, 1, 3600),
             linger=_whole(environ, "JITNEY_LINGER_SECONDS", cls.linger, 0, 3600),
         )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from jitney_gateway.bell import Bell
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.destination import Destination, of_model
-from jitney_gateway.errors import GatewayError, unknown_model
+from jitney_gateway.errors import GatewayError, bad_field, unknown_model
 from jitney_gateway.fit import Fit, Verdict
-from jitney_gateway.launch import Launch
-from jitney_gateway.local import memory
+from jitney_gateway.launch import UID, Launch
+from jitney_gateway.local import folders, memory
 from jitney_gateway.local.log import tail
 from jitney_gateway.local.registry import LocalRegistry
 from jitney_gateway.local.running import Running
@@ -28,83 +31,120 @@ logger = logging.getLogger(__name__)
 
 # For answers that are under way when a model is terminated or the server stops.
 DRAIN_SECONDS = 30
+# Processes of one model, each with its weights.
+MOST_REPLICAS = 32
+# A launch that waits looks so often even when nothing is told, for the sake of PATIENCE.
+PERIOD = 5.0
+# A cause that may pass by itself is waited for so long before the caller is told of it, as in a cluster.
+PATIENCE = 60.0
+# A name on the hub; one that begins with a dot would be a folder.
+REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class LocalBackend:
     def __init__(self, folder: Path, catalogue: Catalogue, log_level: str = "info", check_memory: bool = True) -> None:
-        """`folder` holds the record of launches and the runtimes' logs."""
+        """`folder` holds the record of launches and the runtimes' logs. What was launched before is listed from now on, and started by
+        start(). ValueError where the record cannot be read."""
         self._catalogue, self._log_level, self._check_memory = catalogue, log_level, check_memory
         self._state = State(folder)
         self.registry = LocalRegistry(folder)
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._running: dict[str, Running] = {}
-        self._moved = asyncio.Condition()
+        self._bell, self._leaving = Bell(), False
+        for uid, launch in self._state.read().items():
+            self._running[uid] = self._recalled(uid, launch)
 
     async def start(self) -> None:
         """Begin with what was launched before."""
-        for uid, launch in self._state.read().items():
-            try:
-                self._begin(uid, launch)
-            except GatewayError as error:
-                logger.error("%s was launched before and cannot be now: %s", uid, error.detail)
+        # It may have been told to stop meanwhile.
+        for running in () if self._leaving else tuple(self._running.values()):
+            for runtime in running.runtimes:
+                runtime.start()
+
+    def _recalled(self, uid: str, launch: Launch) -> Running:
+        """One that cannot be started stays in the list with the reason, until it is terminated or can be."""
+        try:
+            if not re.fullmatch(UID, uid):
+                raise bad_field("model_uid", f"{uid!r} can be none here: terminate it, and launch it with another")
+            return self._prepared(uid, launch)
+        except GatewayError as error:
+            logger.error("%s was launched before and cannot be now: %s", uid, error.detail)
+            return Running(launch, int(time.time()), failure=error.detail)
 
     async def stop(self) -> None:
-        """Ends every process; the record stays."""
+        """Ends every process; the record stays. Whoever waits for a model or follows a log is let go first, and nothing is begun any
+        more."""
+        self._leaving = True
+        self._bell.ring()
         runtimes = [runtime for running in self._running.values() for runtime in running.runtimes]
         await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in runtimes))
 
     async def fit(self, launch: Launch) -> Fit:
         self._new_uid(launch)
+        _check(launch)
         free = memory.available()
         if launch.model_path or "/" in launch.name:
             # Without a look at what may be no more than a name on the hub.
             self._resolve(launch)
             there = f"{free / memory.GIB:.1f} GiB are free on this machine"
             return Fit(Verdict.UNKNOWN, f"{there}; how much this model needs is known once it is loaded")
-        return memory.fit(launch, self._catalogue.find(launch.name, launch.size), free)
+        return memory.fit(launch, self._catalogue.find(launch.name, launch.size), free, self._promised())
 
     async def launch(self, launch: Launch) -> str:
+        self._stay()
         uid = self._new_uid(launch)
-        self._begin(uid, self._catalogue.pinned(launch))
-        self._remember()
+        running = self._prepared(uid, self._catalogue.pinned(launch))
+        # Written before anything runs: no process is there that nobody lists.
+        self._remember({**self._running, uid: running})
+        for runtime in running.runtimes:
+            runtime.start()
         return uid
 
     def _new_uid(self, launch: Launch) -> str:
         """GatewayError (400) where the wanted one is taken."""
-        uid = launch.uid or self._free_uid(launch.name)
-        if uid in self._running:
+        uid = launch.wanted_uid()
+        if uid not in self._running:
+            return uid
+        if launch.uid:
             raise GatewayError(400, f"Model is already in the model list, uid: {uid}", code="model_exists")
-        return uid
+        # Short enough to be one still.
+        return f"{uid[:90]}-{secrets.token_hex(4)}"
 
-    def _free_uid(self, name: str) -> str:
-        return name if name not in self._running else f"{name}-{secrets.token_hex(4)}"
+    def _stay(self) -> None:
+        if self._leaving:
+            raise GatewayError(503, "this front door is leaving: its models come back when it is started again", code="leaving")
 
-    def _begin(self, uid: str, launch: Launch) -> None:
-        reference, context = self._resolve(launch)
+    def _prepared(self, uid: str, launch: Launch) -> Running:
+        """With processes that are not started yet."""
+        _check(launch)
+        reference, context, needs = self._resolve(launch)
+        self._check_room(launch)
         runtimes = tuple(self._runtime(uid, launch, reference, number) for number in range(launch.replicas))
-        self._running[uid] = Running(launch, int(time.time()), reference, context, runtimes)
-        for runtime in runtimes:
-            runtime.start()
+        return Running(launch, int(time.time()), reference, context, runtimes, needs)
+
+    def _check_room(self, launch: Launch) -> None:
+        """GatewayError (503) where its replicas do not fit beside what runs and what is loading. Only what the catalogue knows is
+        checked."""
+        if self._check_memory and not launch.model_path and "/" not in launch.name:
+            memory.check(launch, self._catalogue.find(launch.name, launch.size), memory.available(), self._promised())
+
+    def _promised(self) -> int:
+        return sum(running.promised() for running in self._running.values())
 
     def _runtime(self, uid: str, launch: Launch, reference: str, number: int) -> Runtime:
-        return Runtime(f"{uid}-{number}", self._arguments(uid, launch, reference), launch.envs, self._logs, self._say)
+        return Runtime(f"{uid}-{number}", self._arguments(uid, launch, reference), launch.envs, self._logs, self._bell.ring)
 
-    def _resolve(self, launch: Launch) -> tuple[str, int | None]:
-        """What the runtime is to load, and the window where it is known."""
+    def _resolve(self, launch: Launch) -> tuple[str, int | None, int]:
+        """What the runtime is to load, the window, and the memory that it needs, where they are known."""
         if launch.model_path and launch.model_path.startswith("hf://"):
-            return launch.model_path.removeprefix("hf://"), launch.max_model_len
+            return _repository("model_path", launch.model_path), launch.max_model_len, 0
         if launch.model_path:
-            folder = Path(launch.model_path.removeprefix("file://"))
-            if not folder.is_dir():
-                raise GatewayError(400, f"model_path: there is no folder {folder}", code="model_not_found")
-            return str(folder.resolve()), launch.max_model_len
+            return str(folders.found("model_path", launch.model_path)), launch.max_model_len, 0
         if "/" in launch.name:
-            return launch.name, launch.max_model_len
+            return _repository("model_name", launch.name), launch.max_model_len, 0
         entry = self._catalogue.find(launch.name, launch.size)
-        if self._check_memory:
-            memory.check(launch, entry, memory.available())
-        return entry.repository, launch.max_model_len or entry.context
+        return entry.repository, launch.max_model_len or entry.context, memory.needs(launch, entry)
 
     def _arguments(self, uid: str, launch: Launch, reference: str) -> tuple[str, ...]:
         flags = {
@@ -123,9 +163,15 @@ class LocalBackend:
         return (*words, "--trust-remote-code") if launch.trust_remote_code else words
 
     async def add_replicas(self, uid: str, count: int) -> list[int]:
-        """The machine must hold one more; which GPU they share is not chosen here."""
+        """The machine must hold them all; which GPU they share is not chosen here."""
+        self._stay()
         running = self._known(uid)
-        reference, _ = self._resolve(running.launch)
+        if running.failure:
+            raise GatewayError(400, f"{uid} was not started: {running.failure}", code="model_failed")
+        if len(running.runtimes) + count > MOST_REPLICAS:
+            raise bad_field("replica", f"{uid} has {len(running.runtimes)}, and at most {MOST_REPLICAS} are started on one machine")
+        reference, _, _ = self._resolve(running.launch)
+        self._check_room(dataclasses.replace(running.launch, replicas=count))
         first = max(int(runtime.id) for runtime in running.runtimes) + 1
         added = tuple(self._runtime(uid, running.launch, reference, number) for number in range(first, first + count))
         self._keep(running, (*running.runtimes, *added))
@@ -152,31 +198,34 @@ class LocalBackend:
         return running
 
     def _keep(self, running: Running, runtimes: tuple[Runtime, ...]) -> None:
-        running.runtimes, running.launch = runtimes, dataclasses.replace(running.launch, replicas=len(runtimes))
-        self._remember()
-        self._say()
+        launch = dataclasses.replace(running.launch, replicas=len(runtimes))
+        uid = next(uid for uid, other in self._running.items() if other is running)
+        self._write({**self._running, uid: dataclasses.replace(running, launch=launch)})
+        running.runtimes, running.launch = runtimes, launch
+        self._bell.ring()
 
     def machines(self) -> tuple[Machine, ...]:
         return (Machine.here(),)
 
-    def _say(self) -> None:
-        asyncio.get_running_loop().create_task(self._notify())
-
-    async def _notify(self) -> None:
-        async with self._moved:
-            self._moved.notify_all()
-
     async def ready(self, uid: str) -> None:
-        async with self._moved:
-            while True:
-                model = await self.find(uid)
-                if model is None:
-                    raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
-                if model.status == ERROR:
-                    raise GatewayError(500, model.message, code="launch_failed")
-                if model.status == READY:
-                    return
-                await self._moved.wait()
+        failing_since: float | None = None
+        loop = asyncio.get_running_loop()
+        while True:
+            self._stay()
+            running = self._running.get(uid)
+            if running is None:
+                raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
+            model, reason = running.model(uid), running.failing()
+            if model.status == ERROR:
+                raise GatewayError(500, model.message, code="launch_failed")
+            if model.status == READY:
+                return
+            failing_since = (failing_since or loop.time()) if reason else None
+            if failing_since is not None and loop.time() - failing_since > PATIENCE:
+                raise GatewayError(500, f"{reason}; it was tried again for {PATIENCE:.0f} s", code="launch_failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD):
+                    await self._bell.wait()
 
     async def models(self) -> list[Model]:
         return [running.model(uid) for uid, running in sorted(self._running.items())]
@@ -196,23 +245,47 @@ class LocalBackend:
         """Nothing sleeps here."""
 
     async def moved(self) -> None:
-        async with self._moved:
-            await self._moved.wait()
+        await self._bell.wait()
 
     def unready(self) -> str:
-        return ""
+        return "leaving" if self._leaving else ""
 
     async def terminate(self, uid: str) -> None:
         running = self._known(uid)
-        del self._running[uid]
-        self._remember()
-        self._say()
+        self._remember({other: kept for other, kept in self._running.items() if other != uid})
+        self._bell.ring()
         await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in running.runtimes))
 
     async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
         running = self._known(uid)
-        chosen = running.replica(uid, replica or running.runtimes[0].id, 404)
-        return tail(chosen.log, lines, lambda: follow and self._running.get(uid) is running and chosen in running.runtimes)
+        chosen = running.replica(uid, replica or None, 404)
 
-    def _remember(self) -> None:
-        self._state.write({uid: dataclasses.replace(running.launch, uid=uid) for uid, running in self._running.items()})
+        def goes_on() -> bool:
+            return follow and not self._leaving and self._running.get(uid) is running and chosen in running.runtimes
+
+        return tail(chosen.log, lines, goes_on)
+
+    def _remember(self, models: dict[str, Running]) -> None:
+        """They count once they are written. GatewayError (507) where they cannot be, and nothing has changed."""
+        self._write(models)
+        self._running = models
+
+    def _write(self, models: dict[str, Running]) -> None:
+        self._state.write({uid: dataclasses.replace(running.launch, uid=uid) for uid, running in models.items()})
+
+
+def _repository(field: str, reference: str) -> str:
+    """GatewayError (400) where it is no name on the hub: a runtime would take it for a folder."""
+    name = reference.removeprefix("hf://")
+    if not REPOSITORY.fullmatch(name):
+        raise bad_field(field, f"must be org/repo as on the hub, not {reference!r}; for a folder give its path as model_path")
+    return name
+
+
+def _check(launch: Launch) -> None:
+    """What no machine alone can do. GatewayError (400) with the field's name."""
+    if launch.replicas > MOST_REPLICAS:
+        raise bad_field("replica", f"at most {MOST_REPLICAS} are started on one machine, not {launch.replicas}")
+    for name in launch.envs:
+        if name.startswith("JITNEY_"):
+            raise bad_field("envs", f"{name} would change what the server itself tells the runtime: use the fields of the launch instead")

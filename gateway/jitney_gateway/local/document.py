@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from jitney_gateway.errors import GatewayError
 
 VERSION = 1
 T = TypeVar("T")
@@ -32,11 +35,21 @@ class Document:
             raise ValueError(f"{self._path} cannot be read ({error}): move it away to begin anew") from error
 
     def write(self, kept: Any) -> None:
+        """GatewayError (507) where the disk does not take it: what was there before stays."""
         unfinished = self._path.with_suffix(".new")
+        try:
+            self._write(unfinished, {"version": VERSION, self._key: kept})
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            words = f"nothing is changed, because {self._path} cannot be written ({error.strerror}): make room there, and try again"
+            raise GatewayError(507, words, code="not_written") from error
+
+    def _write(self, unfinished: Path, document: dict[str, Any]) -> None:
         # Environment variables of a model may hold tokens.
         descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"version": VERSION, self._key: kept}, file, indent=1)
+            json.dump(document, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(self._path)

@@ -12,7 +12,11 @@ MOST_BYTES = 8 * 1024 * 1024
 
 
 async def tail(file: Path, lines: int, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The last `lines`, then what is added while `goes_on` says so."""
+    """The last `lines`, then what is added while `goes_on` says so. It may come later, or never, where nothing can be written."""
+    while not file.exists():
+        if not goes_on():
+            return
+        await asyncio.sleep(PERIOD)
     with file.open("rb") as log:
         end = log.seek(0, 2)
         log.seek(max(0, end - MOST_BYTES))

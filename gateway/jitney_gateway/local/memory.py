@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from jitney_gateway.catalogue import Entry
@@ -24,25 +25,47 @@ def available() -> int:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
-def fit(launch: Launch, entry: Entry, free: int) -> Fit:
-    """For one replica, out of `free` bytes. What a GPU holds is not known here."""
+def taken(pid: int | None) -> int:
+    """Bytes of its own that a process has already; 0 where it is gone. Pages of files are no loss: the system takes them back."""
+    with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return int(lines["RssAnon"].split()[0]) * 1024
+    return 0
+
+
+def needs(launch: Launch, entry: Entry) -> int:
+    """Bytes of one replica; 0 where it is a GPU that holds it."""
+    if launch.device == "cuda":
+        return 0
+    tokens = launch.max_model_len or min(SHORTEST, entry.context)
+    return _weights(entry) + tokens * entry.kv_elements * BYTES + OVERHEAD
+
+
+def fit(launch: Launch, entry: Entry, free: int, promised: int = 0) -> Fit:
+    """For all its replicas, out of `free` bytes, of which models that are loading will take `promised`. What a GPU holds is not known
+    here."""
     if launch.device == "cuda":
         return Fit(Verdict.UNKNOWN, "what a GPU holds is known once the model is loaded")
-    weights = entry.parameters * BYTES
-    tokens = launch.max_model_len or min(SHORTEST, entry.context)
-    needs = weights + tokens * entry.kv_elements * BYTES + OVERHEAD
+    each, count = needs(launch, entry), launch.replicas
+    several = f"for {count} replicas of {each / GIB:.1f} each " if count > 1 else ""
+    loading = f", of which models that are loading will take {promised / GIB:.1f}" if promised else ""
     figures = (
-        f"{entry.name} {entry.size} needs {needs / GIB:.1f} GiB (weights {weights / GIB:.1f}) and this machine has "
-        f"{free / GIB:.1f} GiB free"
+        f"{entry.name} {entry.size} needs {each * count / GIB:.1f} GiB {several}(weights {_weights(entry) / GIB:.1f}) and this machine has "
+        f"{free / GIB:.1f} GiB free{loading}"
     )
-    if needs > free:
-        way_out = "take a smaller size, lower context_length, or terminate another model"
+    if each * count > free - promised:
+        fewer = "fewer replicas, " if count > 1 else ""
+        way_out = f"take {fewer}a smaller size, lower context_length, or terminate another model"
         return Fit(Verdict.DOES_NOT_FIT, f"{figures}: {way_out}")
     return Fit(Verdict.FITS, figures)
 
 
-def check(launch: Launch, entry: Entry, free: int) -> None:
+def check(launch: Launch, entry: Entry, free: int, promised: int = 0) -> None:
     """GatewayError (503) with the figures where the model cannot fit into `free` bytes."""
-    found = fit(launch, entry, free)
+    found = fit(launch, entry, free, promised)
     if found.verdict is Verdict.DOES_NOT_FIT:
         raise GatewayError(503, found.message, code="does_not_fit")
+
+
+def _weights(entry: Entry) -> int:
+    return entry.parameters * BYTES

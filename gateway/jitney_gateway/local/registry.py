@@ -7,6 +7,7 @@ from typing import Any
 
 from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.family import Family, taken, unknown
+from jitney_gateway.local import folders
 from jitney_gateway.local.document import Document
 
 MOST = 1000
@@ -35,20 +36,21 @@ class LocalRegistry:
         for spec in family.specs:
             _check(spec.field, spec.reference)
         if persist:
-            self._kept[family.name] = family
-            self._remember()
+            self._keep({**self._kept, family.name: family})
         else:
             self._passing[family.name] = family
 
     async def remove(self, name: str) -> None:
         if self._passing.pop(name, None):
             return
-        if self._kept.pop(name, None) is None:
+        if name not in self._kept:
             raise unknown(name)
-        self._remember()
+        self._keep({other: family for other, family in self._kept.items() if other != name})
 
-    def _remember(self) -> None:
-        self._document.write([family.document for family in self._kept.values()])
+    def _keep(self, families: dict[str, Family]) -> None:
+        """Written before it counts."""
+        self._document.write([family.document for family in families.values()])
+        self._kept = families
 
 
 def _families(documents: Any) -> dict[str, Family]:
@@ -62,5 +64,5 @@ def _check(field: str, reference: str) -> None:
     """As far as it can be known before a launch."""
     if reference.startswith(("pvc://", "oci://")):
         raise bad_field(field, f"there is no cluster here: write file:///folder or hf://org/repo, not {reference}")
-    if reference.startswith("file://") and not Path(reference.removeprefix("file://")).is_dir():
-        raise bad_field(field, f"there is no folder {reference.removeprefix('file://')}")
+    if reference.startswith("file://"):
+        folders.found(field, reference)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from jitney_gateway.catalogue import Catalogue
+from jitney_gateway.local import lock
 from jitney_gateway.local.backend import LocalBackend
 from jitney_gateway.server import app, serving
 from jitney_gateway.server.guard import Terms
@@ -15,6 +16,8 @@ from jitney_gateway.server.guard import Terms
 logger = logging.getLogger(__name__)
 
 OLD_SWITCH = "XINFERENCE_TRANSFORMERS_ENABLE_BATCHING"
+# For clients that have not read the end of their answers when every model is gone.
+LAST_SECONDS = 5
 
 
 def default_folder() -> Path:
@@ -30,11 +33,13 @@ def is_loopback(host: str) -> bool:
 
 
 async def serve(host: str, port: int, folder: Path, log_level: str, check_memory: bool, terms: Terms) -> None:
-    """Until it is told to stop and every model's process is gone. ValueError where the record in `folder` cannot be read."""
+    """Until it is told to stop and every model's process is gone. ValueError where the record in `folder` cannot be read, or another
+    server has it."""
     if os.environ.get(OLD_SWITCH) == "0":
         logger.warning("%s=0 has no effect: requests always share one batch; set max_num_seqs to 1 to serve one at a time", OLD_SWITCH)
     catalogue = Catalogue.read()
-    backend = LocalBackend(folder, catalogue, log_level, check_memory)
-    await backend.start()
-    # New chats are refused by the runtimes themselves while answers under way are finished.
-    await serving.serve(app.make(backend, catalogue, terms=terms), host, port, log_level, terms.client_seconds, backend.stop)
+    with lock.held(folder):
+        backend = LocalBackend(folder, catalogue, log_level, check_memory)
+        application = app.make(backend, catalogue, terms=terms)
+        # No model is loaded where the port is taken. New chats are refused by the runtimes themselves while answers under way are finished.
+        await serving.serve(application, host, port, log_level, terms.client_seconds, backend.stop, backend.start, longest_end=LAST_SECONDS)

@@ -41,7 +41,8 @@ def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None, t
             yield
         await data.stop()
 
-    app = FastAPI(title="Jitney", version=version("jitney"), lifespan=life)
+    # Its own pages about the API would load scripts from elsewhere; the document that they show is /openapi.json.
+    app = FastAPI(title="Jitney", version=version("jitney"), lifespan=life, docs_url=None, redoc_url=None)
     # Routes are looked through in their order, and what is asked most comes first.
     app.include_router(chatting.routes(data))
     app.include_router(launching.routes(seen, catalogue, terms.keyring is not None))

@@ -6,7 +6,6 @@ abort_request finds it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -116,6 +115,8 @@ class Data:
         """Asks the runtime under the path that was asked here."""
         data = await read(request)
         body, characters = parsed(data), len(data)
+        # It may be long, and the question may be held for minutes.
+        del data
         if not isinstance(body, dict) or not isinstance(body.get("model"), str):
             raise GatewayError(400, "model: give the uid of a launched model", code="invalid_value")
         visit, begun = current.get(), time.monotonic()
@@ -149,13 +150,10 @@ class Data:
         headers = {"Content-Type": "application/json"}
         if theirs := request.headers.get(RUNTIME_KEY) or ("" if current.get().key else request.headers.get("authorization")):
             headers["Authorization"] = theirs
-        leaving = asyncio.create_task(question.end_with_client(request))
         try:
-            return await question.wait(self._dispatch.ask(self._client, uid, request.url.path, body, headers))
+            return await question.wait_with_client(request, self._dispatch.ask(self._client, uid, request.url.path, body, headers))
         except Ended:
             raise GatewayError(499, "the request was aborted", code="aborted") from None
-        finally:
-            leaving.cancel()
 
     def _forget(self, key: tuple[str, str, str], question: Question) -> None:
         """A later question may have the same name."""

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.server import told
-from jitney_gateway.server.intake import LONGEST_HEAD, MEBIBYTE, Intake, too_large
+from jitney_gateway.server.intake import LONGEST_HEAD, MEBIBYTE, Bodies, Intake, too_large
 from jitney_gateway.server.keyring import Keyring
 from jitney_gateway.server.keys import Key
 from jitney_gateway.server.limits import Limits
@@ -29,16 +29,20 @@ OPEN_FOLDER = "/page"
 ANSWERS = {"/v1/chat/completions", "/v1/completions"}
 HARMLESS = {"GET", "HEAD", "OPTIONS"}
 PORTS = {"http": 80, "https": 443}
+# No browser takes an answer for something other than it says.
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms requests are taken. Without a `keyring` nobody needs a key. `client_seconds` is how long a client may take for its
-    request's head, and again for its body. `local_names` says that only names of this machine may be asked for: a web page whose own name
+    """On what terms requests are taken. Without a `keyring` nobody needs a key. `body_bytes` is the most of one body, `all_bodies_bytes` of
+    all that are not answered yet. `client_seconds` is how long a client may take for its request's head, and again for its body, and may
+    leave an answer unread. `local_names` says that only names of this machine may be asked for: a web page whose own name
     was made to lead here asks by that."""
 
     keyring: Keyring | None = None
     body_bytes: int = 8 * MEBIBYTE
+    all_bodies_bytes: int = 256 * MEBIBYTE
     client_seconds: float = 60
     local_names: bool = False
 
@@ -46,6 +50,7 @@ class Terms:
 class Guard:
     def __init__(self, app: ASGIApp, terms: Terms, limits: Limits, metrics: Metrics) -> None:
         self._app, self._terms, self._limits, self._metrics = app, terms, limits, metrics
+        self._bodies = Bodies(terms.all_bodies_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -56,15 +61,16 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = scope.get("client")
         visit = Visit(str(client[0]) if client else "")
-        intake = Intake(receive, self._terms.body_bytes, self._terms.client_seconds)
+        intake = Intake(receive, self._terms.body_bytes, self._terms.client_seconds, self._bodies)
         answered = 0
 
         async def sending(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = int(message["status"])
-                if intake.late:
-                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+                # Who answers has done with the body.
+                intake.forget()
+                message = {**message, "headers": [*message["headers"], NOSNIFF, *([(b"connection", b"close")] if intake.late else ())]}
             await send(message)
 
         try:
@@ -79,6 +85,7 @@ class Guard:
             finally:
                 current.reset(token)
         finally:
+            intake.forget()
             if asks(scope):
                 self._metrics.answered(visit, answered or 499)
 

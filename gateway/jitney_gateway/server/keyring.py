@@ -32,7 +32,12 @@ class Keyring:
         """Follows the file until it is cancelled."""
         while True:
             await asyncio.sleep(PERIOD)
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:
+                # Whatever it is: keys that are taken away later must not stay in force for it.
+                self._failed()
+                logger.exception("%s could not be looked at; the keys read before stay in force", self._path)
 
     def refresh(self) -> None:
         """Read it if it is another one than before. A read that meets a file half-written fails, and the next look finds the whole."""
@@ -43,12 +48,15 @@ class Keyring:
         try:
             self.keys = self._read()
         except KeysError as error:
-            self.current = False
-            self.failures += 1
+            self._failed()
             logger.error("%s; the keys read before stay in force", error)
         else:
             self.current = True
             logger.info("%s was read again: %d keys", self._path, len(self.keys.entries))
+
+    def _failed(self) -> None:
+        self.current = False
+        self.failures += 1
 
     def _look(self) -> Mark | None:
         """Of the file that a link leads to: a mounted Secret is exchanged by moving a link."""

@@ -17,7 +17,9 @@ from typing import Any, Self
 import yaml
 
 PREFIX = "jk-"
-FIELDS = ("id", "hash", "models", "requestsPerMinute", "tokensPerMinute")
+FIELDS = ("id", "hash", "models", "requestsPerMinute", "tokensPerMinute", "launch")
+# What `launch` may say.
+FULL = "full"
 MOST_PER_MINUTE = 1_000_000_000
 
 
@@ -28,21 +30,27 @@ class KeysError(Exception):
 @dataclass(frozen=True)
 class Key:
     """`hash` is the SHA-256 of what a client sends, in hexadecimal. `models` are names or shell patterns, None for all; the limits are a
-    minute's, None for none."""
+    minute's, None for none. `full_launch` is whether it may launch what runs programs of its own although it is for some models only."""
 
     id: str
     hash: str
     models: tuple[str, ...] | None = None
     requests: int | None = None
     tokens: int | None = None
+    full_launch: bool = False
 
     def may_use(self, name: str) -> bool:
         """Whether it is for the model of this uid, or the custom model of this name."""
-        return self.models is None or any(fnmatchcase(name, pattern) for pattern in self.models)
+        return self.models is None or any(_matches(name, pattern) for pattern in self.models)
+
+    @property
+    def may_run_code(self) -> bool:
+        return self.models is None or self.full_launch
 
     def written(self) -> dict[str, Any]:
         """Its entry in the document."""
-        values = (self.id, f"sha256:{self.hash}", None if self.models is None else list(self.models), self.requests, self.tokens)
+        models, launch = None if self.models is None else list(self.models), FULL if self.full_launch else None
+        values = (self.id, f"sha256:{self.hash}", models, self.requests, self.tokens, launch)
         return {field: value for field, value in zip(FIELDS, values, strict=True) if value is not None}
 
 
@@ -84,11 +92,19 @@ class Keys:
         return found
 
 
-def make(name: str, models: tuple[str, ...] | None = None, requests: int | None = None, tokens: int | None = None) -> tuple[str, Key]:
+def make(
+    name: str, models: tuple[str, ...] | None = None, requests: int | None = None, tokens: int | None = None, full_launch: bool = False
+) -> tuple[str, Key]:
     """A new key of 256 random bits, and its entry. The key itself is kept nowhere. KeysError where the entry could not be read again."""
     secret = PREFIX + secrets.token_urlsafe(32)
-    key = Key(name, digest(secret), models, requests, tokens)
+    key = Key(name, digest(secret), models, requests, tokens, full_launch)
     return secret, _entry("the key", key.written())
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """A shell's pattern, of which nothing stands for a slash: `*` is every model of the front door's own namespace and none of another."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def digest(secret: str) -> str:
@@ -113,6 +129,7 @@ def _entry(place: str, entry: object) -> Key:
         _models(place, entry),
         _per_minute(place, "requestsPerMinute", entry),
         _per_minute(place, "tokensPerMinute", entry),
+        _full_launch(place, entry),
     )
 
 
@@ -124,6 +141,12 @@ def _models(place: str, entry: Mapping[str, Any]) -> tuple[str, ...] | None:
     if not isinstance(found, list) or not all(isinstance(name, str) and name for name in found):
         raise KeysError(f"{place}.models: must be a list of names or patterns; leave it out to allow all")
     return tuple(found)
+
+
+def _full_launch(place: str, entry: Mapping[str, Any]) -> bool:
+    if entry.get("launch", FULL) != FULL:
+        raise KeysError(f"{place}.launch: must be {FULL}, not {entry['launch']!r}; leave it out otherwise")
+    return "launch" in entry
 
 
 def _per_minute(place: str, field: str, entry: Mapping[str, Any]) -> int | None:

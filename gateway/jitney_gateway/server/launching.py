@@ -14,9 +14,12 @@ from jitney_gateway.launch import Launch
 from jitney_gateway.model import written_size
 from jitney_gateway.server import absent, audit, cluster, registering, replicas
 from jitney_gateway.server.body import json_body
+from jitney_gateway.server.question import Ended, Question
 from jitney_gateway.server.registering import resolved
 from jitney_gateway.server.replicas import known
 from jitney_gateway.server.uids import by_uid
+
+LONGEST_TOLD = 100
 
 
 def routes(backend: Backend, catalogue: Catalogue, keyed: bool) -> APIRouter:
@@ -37,17 +40,23 @@ def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
     @router.post("/v1/models")
     async def launch(request: Request, wait_ready: bool = True) -> dict[str, str]:
-        asked = Launch.parse(await json_body(request))
         # How it goes on after it was begun is the model's status.
-        with audit.line("launch", asked.uid or asked.name, name=asked.name, path=asked.model_path, replicas=asked.replicas) as line:
+        with audit.line("launch", "") as line:
+            body = await json_body(request)
+            line["model"] = _meant(body)
+            asked = Launch.parse(body)
+            line |= {"model": asked.uid or asked.name, "name": asked.name, "path": asked.model_path, "replicas": asked.replicas}
             uid = line["model"] = await backend.launch(await resolved(asked, backend, catalogue))
         if wait_ready:
             try:
-                await backend.ready(uid)
+                await Question().wait_with_client(request, backend.ready(uid))
+            except Ended:
+                raise GatewayError(499, f"nobody waits any more; the launch of {uid} goes on", code="aborted") from None
             except GatewayError as error:
                 if error.code == "launch_failed":
                     # The caller has the reason, and a model that never came is not left in the list.
-                    await backend.terminate(uid)
+                    with audit.line("terminate", uid, why="launch_failed"):
+                        await backend.terminate(uid)
                 raise
         return {"model_uid": uid}
 
@@ -60,6 +69,12 @@ def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
         return JSONResponse(None)
 
     return router
+
+
+def _meant(body: object) -> str:
+    """What a launch that may not be understood is about, for the log."""
+    found = (body.get("model_uid") or body.get("model_name")) if isinstance(body, dict) else None
+    return found[:LONGEST_TOLD] if isinstance(found, str) else ""
 
 
 def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:

@@ -11,6 +11,8 @@ from fastapi.responses import StreamingResponse
 from jitney_gateway.server.uids import by_uid
 
 MOST_LINES = 100_000
+# Of a pod; and int() reads a number of so many digits.
+LONGEST_NAME = 253
 
 
 class Logged(Protocol):
@@ -27,7 +29,10 @@ def routes(backend: Logged) -> APIRouter:
 
     @router.get("/v1/models/{uid:uid}/logs")
     async def logs(
-        uid: str, replica: str | None = None, lines: Annotated[int, Query(ge=0, le=MOST_LINES)] = 200, follow: bool = False
+        uid: str,
+        replica: Annotated[str | None, Query(max_length=LONGEST_NAME)] = None,
+        lines: Annotated[int, Query(ge=0, le=MOST_LINES)] = 200,
+        follow: bool = False,
     ) -> StreamingResponse:
         return StreamingResponse(await backend.log(uid, replica, lines, follow), media_type="text/plain; charset=utf-8")
 

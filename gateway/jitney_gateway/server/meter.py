@@ -66,7 +66,10 @@ class Meter:
         data = self._held + piece
         cut = data.rfind(END) + len(END)
         if cut < len(END):
-            cut = 0 if len(data) <= LONGEST_EVENT else len(data)
+            if len(data) > LONGEST_EVENT:
+                self._held = b""
+                return data
+            cut = 0
         whole, self._held = data[:cut], data[cut:]
         # With it every event has the field. Inside of a text neither such quotes nor such line ends can stand.
         whole = whole.replace(b',"usage":null}\n\n', b"}\n\n")

@@ -6,6 +6,7 @@ Load comes from the runtimes' own metrics, as totals since each began; whoever a
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from importlib.metadata import version
 from typing import Any
@@ -90,20 +91,22 @@ def replica_entry(replica: Replica, load: Json | None) -> Json:
 
 
 async def load_of(client: aiohttp.ClientSession, address: str) -> Json | None:
-    """None where the runtime does not say in time."""
+    """None where the runtime does not say in time, or in the wrong words."""
     try:
         async with asyncio.timeout(LOAD_SECONDS), client.get(f"{address}/metrics") as response:
             return figures(await response.text()) if response.status == 200 else None
-    except (aiohttp.ClientError, TimeoutError, ValueError):
+    except Exception:
+        # Whatever one runtime writes there, and its parser makes of it, the other models are told of.
         return None
 
 
 def figures(text: str) -> Json:
-    """Out of Prometheus' text form; ValueError where it is none. Summed where a name stands more than once."""
+    """Out of Prometheus' text form; the parser's own errors where it is none. Summed where a name stands more than once."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if sample.name in FIGURES:
+            # Infinity and NaN have no form in JSON.
+            if sample.name in FIGURES and math.isfinite(sample.value):
                 name = FIGURES[sample.name]
                 found[name] = found.get(name, 0.0) + sample.value
     return found

@@ -1,4 +1,5 @@
-"""The page at `/`: files of this package, given out with headers that let the browser load nothing else and run nothing inline."""
+"""The page at `/`: files of this package, given out with headers that let the browser load nothing else and run nothing inline. The guard
+adds one that every answer has."""
 
 from __future__ import annotations
 
@@ -33,7 +34,6 @@ POLICY = "; ".join(
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",

@@ -16,6 +16,7 @@ from jitney_gateway.fit import Fit
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import Model
 from jitney_gateway.registry import Registry
+from jitney_gateway.server import harm
 from jitney_gateway.server.passing import Passing, PassingRegistry
 from jitney_gateway.server.visit import current
 
@@ -26,10 +27,10 @@ class Permitted(Passing):
         return PermittedRegistry(self._backend.registry)
 
     async def fit(self, launch: Launch) -> Fit:
-        return await self._backend.fit(_named(launch))
+        return await self._backend.fit(await self._allowed(launch))
 
     async def launch(self, launch: Launch) -> str:
-        return await self._backend.launch(_named(launch))
+        return await self._backend.launch(await self._allowed(launch))
 
     async def models(self) -> list[Model]:
         return [model for model in await self._backend.models() if current.get().may_use(model.uid)]
@@ -63,6 +64,13 @@ class Permitted(Passing):
         await self._known(uid)
         return await self._backend.log(uid, replica, lines, follow)
 
+    async def _allowed(self, launch: Launch) -> Launch:
+        named = _named(launch)
+        if not current.get().may_run_code:
+            family = await self.registry.find(launch.name) if launch.model_path else None
+            _check_harmless(harm.of_launch(launch, {spec.reference for spec in family.specs} if family else set()))
+        return named
+
     async def _known(self, uid: str) -> None:
         """Looked for only where it may be forbidden: what there is otherwise to say about it is the backend's. Names that are not the
         key's are told to nobody."""
@@ -84,6 +92,8 @@ class PermittedRegistry(PassingRegistry):
 
     async def add(self, family: Family, persist: bool) -> None:
         _check(family.name)
+        if not current.get().may_run_code:
+            _check_harmless(harm.of_family(family))
         await self._registry.add(family, persist)
 
     async def remove(self, name: str) -> None:
@@ -95,9 +105,17 @@ def _named(launch: Launch) -> Launch:
     """Under the name that was asked for and no other: one that is chosen may be none of the key's."""
     if not current.get().restricted:
         return launch
-    uid = launch.uid or launch.name.rpartition("/")[2]
+    uid = launch.wanted_uid()
     _check(uid)
     return replace(launch, uid=uid)
+
+
+def _check_harmless(field: str) -> None:
+    """`field` is what the key would run programs of its own by; empty where there is nothing."""
+    if field:
+        words = f"{field}: the key {current.get().key_id} is for some models only, and with this it could run its own code where they run"
+        more = "leave it out, launch with a key for all models, or write `launch: full` into this key's entry"
+        raise GatewayError(403, f"{words}; {more}", code="launch_not_allowed")
 
 
 def _check(name: str) -> None:

@@ -36,6 +36,14 @@ class Question:
             pass
         self.end()
 
+    async def wait_with_client(self, request: Request, work: Awaitable[T]) -> T:
+        """As `wait`, and the client's going ends the question."""
+        leaving = asyncio.create_task(self.end_with_client(request))
+        try:
+            return await self.wait(work)
+        finally:
+            leaving.cancel()
+
     async def wait(self, work: Awaitable[T]) -> T:
         """The work's result; Ended, and the work is cancelled, where the question ends first. One piece of work at a time."""
         if self._over:

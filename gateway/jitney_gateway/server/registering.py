@@ -35,9 +35,10 @@ def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
 
     @router.post("/v1/model_registrations/{kind}")
     async def register(kind: str, request: Request) -> JSONResponse:
-        _check_kind(kind)
-        family, persist = _asked(await json_body(request))
-        with audit.line("register", family.name, persist=persist):
+        with audit.line("register", "") as line:
+            _check_kind(kind)
+            family, persist = _asked(await json_body(request))
+            line |= {"model": family.name, "persist": persist}
             if catalogue.of(family.name):
                 raise taken(family.name)
             await backend.registry.add(family, persist)

@@ -33,8 +33,8 @@ def routes(backend: Backend) -> APIRouter:
     @router.post("/v1/models/{uid:uid}/replicas")
     async def add(uid: str, request: Request) -> dict[str, Any]:
         """Answers once they are asked for; how they come is told by the model's status and its replicas."""
-        count = _count(await read(request))
-        with audit.line("add_replicas", uid, count=count):
+        with audit.line("add_replicas", uid) as line:
+            count = line["count"] = _count(await read(request))
             await known(backend, uid)
             numbers = await backend.add_replicas(uid, count)
         added = [{"replica_id": number, "replica_model_uid": f"{uid}-{number}", "worker_address": None} for number in numbers]

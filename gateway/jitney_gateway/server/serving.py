@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -14,12 +16,46 @@ from fastapi import FastAPI
 from jitney_gateway.server.intake import LONGEST_HEAD
 from jitney_gateway.server.patience import patient
 
+logger = logging.getLogger(__name__)
+
+Step = Callable[[], Awaitable[None]]
+
+
+class Server(uvicorn.Server):
+    """`begin` comes once the port is ours. So do the signals: uvicorn would end before what stands behind it, and by the signal instead
+    of 0."""
+
+    def __init__(self, config: uvicorn.Config, begin: Step | None) -> None:
+        super().__init__(config)
+        self._begin = begin
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            # It has logged why. Ended here, the process would not put in order what stands behind it.
+            self.should_exit = True
+        if self._begin and self.started:
+            await self._begin()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
 
 async def serve(
-    application: FastAPI, host: str, port: int, log_level: str, client_seconds: float, leave: Callable[[], Awaitable[None]]
+    application: FastAPI,
+    host: str,
+    port: int,
+    log_level: str,
+    client_seconds: float,
+    leave: Step,
+    begin: Step | None = None,
+    longest_end: int | None = None,
 ) -> None:
     """Returns after SIGTERM or SIGINT, once `leave` has ended, or when the server ends by itself, as where the port is taken. A client may
-    take `client_seconds` for the head of a request."""
+    take `client_seconds` for the head of a request, and answers under way `longest_end` seconds after `leave`, without an end where it is
+    None. A second signal waits for nothing: `leave` is cancelled. SystemExit (1) where it never began to serve."""
     config = uvicorn.Config(
         application,
         host=host,
@@ -30,20 +66,30 @@ async def serve(
         h11_max_incomplete_event_size=LONGEST_HEAD,
         # The address in the log is the one that called, unless the administrator trusts what stands before us.
         forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", ""),
+        timeout_graceful_shutdown=longest_end,
     )
-    server, stop = uvicorn.Server(config), asyncio.Event()
-    # The signals are ours: uvicorn would end before what stands behind it, and by the signal instead of 0.
-    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    server, stop, hurry = Server(config, begin), asyncio.Event(), asyncio.Event()
+
+    def told() -> None:
+        if stop.is_set():
+            logger.warning("asked twice to stop: ending now")
+            server.force_exit = True
+            hurry.set()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, told)
     serving, stopping = asyncio.create_task(server.serve()), asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    await leave()
+    leaving, hurried = asyncio.ensure_future(leave()), asyncio.create_task(hurry.wait())
+    await asyncio.wait({leaving, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    if not leaving.done():
+        leaving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await leaving
     server.should_exit = True
     stopping.cancel()
+    hurried.cancel()
     await serving
-
-
-@contextlib.contextmanager
-def _no_signals() -> Iterator[None]:
-    yield
+    if not server.started:
+        raise SystemExit(1)

@@ -25,6 +25,10 @@ class Visit:
         """Whether there may be models that are not for it."""
         return self.key is not None and self.key.models is not None
 
+    @property
+    def may_run_code(self) -> bool:
+        return self.key is None or self.key.may_run_code
+
     def may_use(self, name: str) -> bool:
         return self.key is None or self.key.may_use(name)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+
+# Before torch is loaded: its threads would spin after each product, while the tests beside these want the same two cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def pytest_configure() -> None:

@@ -31,6 +31,12 @@ def test_help_names_every_verb():
     assert not {verb for verb in verbs if f"  {verb} " not in shown}
 
 
+def test_the_cluster_suite_is_run_whole():
+    """Called in another way, e2e/tests/conftest.py would not ask for the situations that nobody came to."""
+    shown = subprocess.run(["make", "-n", "e2e"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.search(r"pytest -v -s e2e/tests$", shown, re.MULTILINE)
+
+
 def test_a_suite_that_ran_no_test_has_not_passed(tmp_path: Path):
     """With our conftest.py and a test that is skipped, as a machine without what the suite needs would have it."""
     shutil.copy(ROOT / "conftest.py", tmp_path)

@@ -148,6 +148,8 @@ ACCEPTED: list[dict[str, Any]] = [
     *[{"model": MODEL, "scheduling": {"tolerations": [{"operator": name, "key": "gpu"}]}} for name in ("Exists", "Equal")],
     *[{"model": MODEL, "scheduling": {"tolerations": [{"effect": name}]}} for name in ("NoSchedule", "PreferNoSchedule", "NoExecute")],
     {"model": MODEL, "scheduling": {"tolerations": [{"key": "gpu", "operator": "Exists"}], "affinity": {"nodeAffinity": {}}}},
+    {"model": "m", "size": 1, "image": "i", "resourceProfile": "p", "servedModelName": "n", "device": "cuda", "quantization": "int8"},
+    {"model": MODEL, "device": "cpu", "quantization": "int4", "suspend": True},
 ]
 
 
@@ -276,6 +278,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": MODEL, "autoscaling": {"maxReplicas": 1, "targetRequestsPerReplica": 100_001}}, "less than or equal to 100000"),
     ({"model": MODEL, "autoscaling": {"maxReplicas": 1, "scaleDownDelaySeconds": -1}}, "greater than or equal to 0"),
     ({"model": MODEL, "autoscaling": {"maxReplicas": 1, "scaleDownDelaySeconds": 86401}}, "less than or equal to 86400"),
+    ({"model": MODEL, "autoscaling": {"minReplicas": 1001, "maxReplicas": 1000}}, "less than or equal to 1000"),
+    ({"model": MODEL, "size": "0"}, "size is in billions of parameters"),
+    ({"model": MODEL, "env": [{"name": ""}]}, "env[0].name"),
+    ({"model": MODEL, "cache": {"type": "HostPath", "path": ""}}, "cache.path"),
+    ({"model": MODEL, "resources": {"limits": {f"r{number}": 1 for number in range(17)}}}, "must have at most 16 items"),
+    ({"model": MODEL, "resources": {"limits": {"cpu": "1" * 33}}}, "may not be more than 32"),
+    *[
+        ({"model": MODEL, "env": [{"name": "A", "valueFrom": {source: {**KEY, part: text}}}]}, f"valueFrom.{source}.{part}")
+        for source in ("secretKeyRef", "configMapKeyRef")
+        for part in ("name", "key")
+        for text in ("", "x" * 254)
+    ],
+    ({"model": MODEL, "apiKeySecretRef": {"name": "", "key": "k"}}, "apiKeySecretRef.name"),
+    ({"model": MODEL, "apiKeySecretRef": {"name": "n" * 254, "key": "k"}}, "may not be more than 253"),
 ]
 
 

@@ -14,6 +14,7 @@ import yaml
 from cluster import binaries
 from cluster.control_plane import ControlPlane
 from support import children
+from support.answering import answering
 from support.namespaces import Namespace
 from support.operator import Operator
 
@@ -94,6 +95,46 @@ def test_suspended_is_what_was_wanted(namespace: Namespace, operator: Operator, 
     children.finish_rollout(namespace)
     operator.until(lambda: reason(namespace) == "Suspended")
     assert said() == ("Current", "Suspended")
+
+
+def test_scaled_to_zero_is_what_was_wanted(namespace: Namespace, operator: Operator, said: Said):
+    namespace.create(**SMALL, replicas=0)
+    operator.until(lambda: children.deployment(namespace))
+    children.finish_rollout(namespace)
+    operator.until(lambda: reason(namespace) == "ScaledToZero")
+    assert said() == ("Current", "Healthy")
+
+
+def test_a_model_that_its_load_sent_to_sleep_is_well(namespace: Namespace, plane: ControlPlane, tmp_path: Path, said: Said):
+    configuration = tmp_path / "config.yaml"
+    configuration.write_text(json.dumps({"profiles": {"cpu": {"memory": "4Gi"}}, "wakeNamespaces": ["*"]}))
+    address = "127.0.53.29"
+    idle = b'jitney_requests_running{model_name="m"} 0\njitney_requests_waiting{model_name="m"} 0\n'
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log", quiet=1, JITNEY_CONFIG=str(configuration)) as operator:
+        namespace.create(**SMALL, autoscaling={"minReplicas": 0, "maxReplicas": 2, "scaleDownDelaySeconds": 1})
+        operator.until(lambda: children.settled(namespace))
+        with answering(address, body=idle):
+            children.ready_pod(namespace, address)
+            operator.until(lambda: children.deployment(namespace)["spec"]["replicas"] == 0)
+        children.finish_rollout(namespace)
+        operator.until(lambda: reason(namespace) == "ScaledToZero")
+    assert said() == ("Current", "Healthy")
+
+
+def test_what_leaves_is_leaving(namespace: Namespace, said: Said):
+    namespace.create(**SMALL)
+    namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"metadata": {"finalizers": ["test.jitney.dev/held"]}}')
+    namespace.kubectl("delete", "mdep", "chat", "--wait=false")
+    # Argo CD itself tells what is being deleted; its script is asked about health only.
+    assert said()[0] == "Terminating"
+    namespace.kubectl("patch", "mdep", "chat", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+
+
+def test_a_name_that_is_taken_has_failed(namespace: Namespace, operator: Operator, said: Said):
+    namespace.kubectl("create", "service", "clusterip", "chat", "--tcp=80")
+    namespace.create(**SMALL)
+    operator.until(lambda: reason(namespace) == "NameConflict")
+    assert said() == ("Failed", "Degraded")
 
 
 def test_what_cannot_become_ready_has_failed(namespace: Namespace, operator: Operator, said: Said):

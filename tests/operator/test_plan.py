@@ -225,8 +225,10 @@ def test_last_words_with_a_time_in_them_are_told_once():
     first = make(mdep, words("2026-01-01T07:00:41Z server[101]: no such table")).status(NOW)
     again = resource(first, **SMALL)
     assert make(again, words("2026-01-01T07:00:59Z server[222]: no such table")).status("2026-01-01T08:00:00Z") == first
-    other = make(again, words("2026-01-01T07:00:59Z server[222]: no such user")).status(NOW)
+    assert first["lastFailure"]["time"] == NOW, "of its first occurrence"
+    other = make(again, words("2026-01-01T07:00:59Z server[222]: no such user")).status("2026-01-01T08:00:00Z")
     assert "no such user" in other["lastFailure"]["message"]
+    assert other["lastFailure"]["time"] == "2026-01-01T08:00:00Z"
 
 
 @pytest.mark.parametrize(

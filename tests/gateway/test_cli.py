@@ -36,7 +36,7 @@ def flags() -> list[str]:
 
 @pytest.fixture(scope="module")
 def uid(local: Local, flags: list[str]) -> str:
-    words = ["-ev", "JITNEY_LOG_LEVEL", "info", "-ev", "SOME_WORD", "a=b", "--max_num_seqs", "3", "--trust-remote-code", "false"]
+    words = ["-ev", "HF_HUB_VERBOSITY", "info", "-ev", "SOME_WORD", "a=b", "--max_num_seqs", "3", "--trust-remote-code", "false"]
     launched = jitney("launch", "-e", local.url, *flags, "-u", "talker", *words, "--disable-virtual-env")
     assert launched.returncode == 0, launched.stderr
     assert launched.stdout == ""

@@ -36,7 +36,7 @@ class Seen:
         parts = self.path.strip("/").split("/")
         start = 2 if parts[0] == "api" else 3
         rest = parts[start:]
-        return rest[2] if rest[:1] == ["namespaces"] and len(rest) > 2 else rest[0]
+        return rest[2] if rest[:1] == ["namespaces"] and len(rest) > 2 else next(iter(rest), "")
 
     @property
     def watches(self) -> bool:

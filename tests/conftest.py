@@ -57,9 +57,13 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for 8 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "small", str(folder)]
+    if (mounted := subprocess.run(command, check=False, capture_output=True, text=True)).returncode:
+        pytest.skip(f"a full disk needs a small file system, and this machine refuses to mount one: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from support.machine import Machine
+from support.machine import Machine, needs_root
 
 HIDE_GO = f'[ ! -d /usr/local/go ] || {shutil.which("mount")} -t tmpfs tmpfs /usr/local/go && exec "$@"'
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change what this machine has")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from cluster.kubectl import CommandFailed, Kubectl, wait_for
 from cluster.local import LocalCluster
 from cluster.target import Cluster
 
-PODS = "app.kubernetes.io/name=jitney-gateway"
+OURS = "app.kubernetes.io/name=jitney-gateway"
 # All that the chart makes for it.
 OBJECTS = (
     "deployments,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,"
@@ -45,11 +45,11 @@ def door(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[str]:
     service = kubectl.get("service", "jitney-gateway", installation.NAMESPACE) or {}
     yield f"http://{service['spec']['clusterIP']}"
     installation.install(cluster, kubectl)
-    assert not kubectl("get", OBJECTS, "--all-namespaces", "-l", PODS, "-o", "name").split()
+    assert not kubectl("get", OBJECTS, "--all-namespaces", "-l", OURS, "-o", "name").split()
 
 
 def test_its_pod_is_a_restricted_one(door: str, kubectl: Kubectl, namespace: str) -> None:
-    assert_restricted(kubectl, kubectl.list("pods", installation.NAMESPACE, "-l", PODS)[0], namespace)
+    assert_restricted(kubectl, kubectl.list("pods", installation.NAMESPACE, "-l", OURS)[0], namespace)
 
 
 def test_launched_by_xinferences_client(door: str, cluster: Cluster, kubectl: Kubectl) -> None:
@@ -117,7 +117,7 @@ def test_a_replaced_door_and_a_drained_replica_cut_no_answer(
     model = f"{namespace}/smollm2"
     load = client.start(IN_CLUSTER, model, max_tokens=32, seconds=300)
     wait_for(lambda: len(_lines(client, load)) >= 16, 120, "first answers")
-    for labels, where in ((PODS, installation.NAMESPACE), ("serving.jitney.dev/model-deployment=smollm2", namespace)):
+    for labels, where in ((OURS, installation.NAMESPACE), ("serving.jitney.dev/model-deployment=smollm2", namespace)):
         (old, *_) = kubectl.list("pods", where, "-l", labels)
         kubectl("delete", "pod", old["metadata"]["name"], "-n", where, "--timeout=180s")
     kubectl("rollout", "status", "deployment/jitney-gateway", "-n", installation.NAMESPACE, "--timeout=120s")

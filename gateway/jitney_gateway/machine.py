@@ -16,7 +16,6 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 class Machine:
     """Memory in bytes. What a GPU holds is not known without its driver's own library."""
 
-    address: str
     cpus: int
     gpus: int
     memory: int
@@ -26,7 +25,15 @@ class Machine:
     def here(cls) -> Self:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         memory, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-        return cls(_address(), len(os.sched_getaffinity(0)), _gpus(), memory, free)
+        return cls(len(os.sched_getaffinity(0)), _gpus(), memory, free)
+
+    @property
+    def address(self) -> str:
+        """Asked of the resolver, which may take its time: only for those who want it."""
+        try:
+            return socket.gethostbyname(socket.gethostname())
+        except OSError:
+            return "127.0.0.1"
 
     def told(self, kind: str, detailed: bool) -> dict[str, Any]:
         """`kind` is Supervisor or Worker; the Supervisor has no devices of its own there."""
@@ -38,13 +45,6 @@ class Machine:
             found |= {"mem_used": used, "mem_available": self.free, "mem_total": self.memory, "gpu_utilization": None}
             found |= {"software_version": version("jitney")} if kind == "Worker" else {}
         return found
-
-
-def _address() -> str:
-    try:
-        return socket.gethostbyname(socket.gethostname())
-    except OSError:
-        return "127.0.0.1"
 
 
 def _gpus() -> int:

@@ -9,6 +9,7 @@ from jitney_operator import containers, exits, placing
 from jitney_operator.api import Json
 from jitney_operator.failure import Failure
 from jitney_operator.observed import Observed, Pod, Trouble
+from jitney_operator.words import clipped
 
 _NUMBERS = re.compile(r"\b0x[0-9a-fA-F]+\b|\d+")
 
@@ -26,7 +27,7 @@ def of(observed: Observed, pods: tuple[Pod, ...], told: Json | None = None) -> F
 def _as_told(failure: Failure, told: Json) -> Failure:
     """Last words with a time, a process id or an address in them are the same words again: they are told once, not at each restart."""
     before = str(told.get("message", ""))
-    same = (told.get("reason"), _NUMBERS.sub("#", before)) == ("CrashLoop", _NUMBERS.sub("#", failure.message[:4096]))
+    same = (told.get("reason"), _NUMBERS.sub("#", before)) == ("CrashLoop", _NUMBERS.sub("#", clipped(failure.message, 4096)))
     return replace(failure, message=before) if failure.reason == "CrashLoop" and same else failure
 
 

@@ -69,7 +69,7 @@ class WorkQueue:
         """Queue it again after a delay that doubles with every failure; the delay in seconds."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        delay: float = max(at_least, min(at_most, FIRST_DELAY * 2.0 ** min(count, 20)) * random.uniform(0.8, 1.2))
+        delay: float = max(at_least, min(at_most, FIRST_DELAY * 2.0 ** min(count, 20) * random.uniform(0.8, 1.2)))
         self.add_after(key, delay, Priority.RESYNC)
         return delay
 

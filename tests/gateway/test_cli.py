@@ -8,7 +8,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,8 @@ from xinference_client import RESTfulClient
 
 from jitney_gateway.cli.bench import percentile
 from support.console import SCRIPT, fails, jitney, surroundings, terminal
-from support.local import Local, launch, running_local, until
+from support.local import Local, launch, until
 from support.models import smollm2_folder
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with running_local(tmp_path_factory.mktemp("local")) as local:
-        yield local
 
 
 @pytest.fixture(scope="module")

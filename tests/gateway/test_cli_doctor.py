@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,7 @@ import pytest
 from jitney_gateway.cli import doctor
 from support.answers import answering
 from support.console import SCRIPT, jitney, surroundings
-from support.local import NAME, Local, running_local, until
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with running_local(tmp_path_factory.mktemp("local")) as local:
-        yield local
+from support.local import NAME, Local, until
 
 
 def found(*words: str, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ import pytest
 
 from support.answers import Server, answering
 from support.console import SCRIPT, fails, jitney, surroundings
-from support.local import Local, running_local
+from support.local import Local
 
 NO_CLUSTER = {"KUBECONFIG": "/nowhere"}
 # A network of its own, in which nothing listens.
@@ -28,12 +28,6 @@ def server() -> Iterator[Server]:
     with answering() as server:
         server.answers = {"/v1/models/x": (200, b"{}"), "/v1/models/x/replicas": (200, b"[]")}
         yield server
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with running_local(tmp_path_factory.mktemp("local")) as local:
-        yield local
 
 
 # Found

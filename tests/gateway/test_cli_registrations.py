@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from support.console import fails, jitney
-from support.local import Local, running_local
+from support.local import Local
 from support.models import save_tiny
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    with running_local(tmp_path_factory.mktemp("local")) as local:
-        yield local
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from support.machine import Machine
+from support.machine import Machine, needs_root
 from support.models import smollm2_folder
 
 ROOT = Path(__file__).parents[2]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change what this machine has")
 
 
 @pytest.fixture(scope="module")

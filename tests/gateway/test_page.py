@@ -362,7 +362,7 @@ def test_terminate_asks_first(site: Site, rider: str, page: Page):
     until(lambda: not Path(f"/proc/{before}").exists())
 
 
-@pytest.mark.skipif(not PICTURES, reason="make screenshots")
+@pytest.mark.skipif(not PICTURES, reason="only `make screenshots` takes pictures")
 @pytest.mark.timeout(900)
 def test_screenshots(tmp_path: Path):
     """Of the real test model under load, one that downloads and one that is refused; the files are for the README."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 
 from cluster import ports
 from support import children
+from support.answering import answering
 from support.gateway import Gateway, running_gateway, take_away, tell_of
 from support.models import save_tiny
 from support.namespaces import Namespace
@@ -248,7 +248,10 @@ def test_a_pod_that_drains_loses_no_request(
         with stream(gateway, max_tokens=8000) as lines:
             tell_of(namespace, port_of(pair[0]))
             leaving.terminate()
-            gateway.until(lambda: gateway.ask().status_code == 200 and _takes_no_more(leaving))
+            end = time.monotonic() + 20
+            while not _takes_no_more(leaving):
+                assert gateway.ask().status_code == 200
+                assert time.monotonic() < end
             for _ in range(5):
                 assert gateway.ask().status_code == 200
             assert list(lines)[-1] == "data: [DONE]"
@@ -301,30 +304,11 @@ def test_the_operator_makes_the_pod_that_was_asked_for(
         assert asked.result(20).status_code == 200
 
 
-class Metrics(BaseHTTPRequestHandler):
-    """Where the operator asks a pod, at the pod's own address and port: what the runtime says."""
-
-    runtime = ""
-
-    def do_GET(self) -> None:
-        text = httpx.get(f"{self.runtime}{self.path}").content
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Quiet."""
-
-
 @pytest.fixture
 def pod_address(pair: tuple[RuntimeProcess, RuntimeProcess]) -> Iterator[str]:
-    """Of a pod that is the first of the pair."""
-    server = ThreadingHTTPServer(("127.0.53.41", 8000), type("Metrics", (Metrics,), {"runtime": pair[0].url}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield "127.0.53.41"
-    server.shutdown()
-    server.server_close()
+    """Of a pod that is the first of the pair: there the operator asks, and hears what the runtime says."""
+    with answering("127.0.53.41", body=lambda path: httpx.get(f"{pair[0].url}{path}").content):
+        yield "127.0.53.41"
 
 
 def test_a_model_that_its_load_sends_to_sleep_is_woken_by_the_next_chat(

@@ -285,9 +285,10 @@ def test_one_event_for_each_transition(created: Namespace, operator: Operator):
     children.finish_rollout(created)
     operator.until(lambda: created.reason() == "Ready")
     events = operator.until(lambda: [event for event in events_of(created) if "Ready" in [found["reason"] for found in events_of(created)]])
-    # Between two writes of this test the pod is ready and its Deployment does not say so yet, which the operator may see.
-    told = [(event["reason"], event["type"]) for event in events if event["reason"] != "RollingOut"]
-    assert told == [("Pending", "Normal"), ("ModelNotFound", "Warning"), ("Ready", "Normal")]
+    pending, failed, ready = ("Pending", "Normal"), ("ModelNotFound", "Warning"), ("Ready", "Normal")
+    # Between two writes of this test the pod is ready and its Deployment does not say so yet, which the operator may see, once.
+    told = [(event["reason"], event["type"]) for event in events]
+    assert told in ([pending, failed, ready], [pending, failed, ("RollingOut", "Normal"), ready])
     described = created.kubectl("describe", "mdep", "chat")
     assert "the hub has no repository x/y" in described.split("Events:")[1]
 

@@ -231,6 +231,19 @@ def test_last_words_with_a_time_in_them_are_told_once():
     assert other["lastFailure"]["time"] == "2026-01-01T08:00:00Z"
 
 
+def test_long_last_words_with_a_time_in_them_are_told_once_too():
+    """A field of the status takes 4,096 characters of them."""
+    mdep = resource(**SMALL)
+
+    def said(time: str) -> Observed:
+        message = f"failed to create the container at {time}: " + "mount " * 1000
+        return running(mdep, {"state": {"waiting": {"reason": "CreateContainerError", "message": message}}}, Ready="False")
+
+    first = make(mdep, said("07:00:41")).status(NOW)
+    assert (first["reason"], len(first["lastFailure"]["message"])) == ("CrashLoop", 4096)
+    assert make(resource(first, **SMALL), said("07:00:59")).status("2026-01-01T08:00:00Z") == first
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,23 +11,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Answer:
-    """The same for every GET until a test changes it. `asked` counts them."""
+    """The same for every GET until a test changes it; a `body` that can be called is given the path. `asked` counts them."""
 
     status: int
-    body: bytes
+    body: bytes | Callable[[str], bytes]
     headers: dict[str, str] = field(default_factory=dict)
     asked: int = 0
 
 
 @contextmanager
-def answering(address: str, status: int = 200, body: bytes = b"") -> Iterator[Answer]:
+def answering(address: str, status: int = 200, body: bytes | Callable[[str], bytes] = b"") -> Iterator[Answer]:
     """On port 8000 of an address of this machine, as `127.0.53.7`."""
     answer = Answer(status, body)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer.asked += 1
-            content = answer.body
+            content = answer.body(self.path) if callable(answer.body) else answer.body
             self.send_response(answer.status)
             for name, value in {"Content-Length": str(len(content)), **answer.headers}.items():
                 self.send_header(name, value)

@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 NOTED = "uv was called"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change what this machine has")
 
 
 @dataclass

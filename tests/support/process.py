@@ -41,7 +41,7 @@ class RuntimeProcess:
         except httpx.TransportError:
             return None
 
-    def wait_ready(self, seconds: float = 240) -> list[dict[str, Any]]:
+    def wait_ready(self, seconds: float = 120) -> list[dict[str, Any]]:
         """Wait until ready; every different answer of /readyz on the way."""
         seen: list[dict[str, Any]] = []
         deadline = time.monotonic() + seconds

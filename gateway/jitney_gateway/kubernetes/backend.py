@@ -102,7 +102,9 @@ class KubernetesBackend:
             if model.status == ERROR or (failing_since is not None and loop.time() - failing_since > PATIENCE):
                 raise GatewayError(500, model.message, code="launch_failed")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.sight.bell.wait(), PERIOD)
+                # Not wait_for, which can swallow the end of whoever waits here.
+                async with asyncio.timeout(PERIOD):
+                    await self.sight.bell.wait()
 
     async def models(self) -> list[Model]:
         bodies, names = await self._read()

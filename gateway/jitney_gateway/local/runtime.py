@@ -49,7 +49,6 @@ class Runtime:
         self.status, self.stage, self.progress, self.message = LOADING, "launching", 0.0, ""
         self._failed, self._furthest = "", 0.0
         self.port = 0
-        self.restarts = 0
         self._stopping = False
         # What a process that was ended said of itself.
         self._dead = ""
@@ -112,7 +111,6 @@ class Runtime:
                 self._say(ERROR, "error", 0.0, words)
                 return
             pause = FIRST_PAUSE if asyncio.get_running_loop().time() - begun > LASTING else min(LONGEST_PAUSE, pause * 2)
-            self.restarts += 1
             self._say(LOADING, "launching", 0.0, f"{words}; started again in {pause:.0f} s")
             logger.warning("%s: %s", self.name, self.message)
             await asyncio.sleep(pause)

@@ -125,7 +125,7 @@ function table(lines, depth) {
   return element("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" }, element("table", {}, head, body));
 }
 
-function paragraph(lines, depth = DEEPEST) {
+function paragraph(lines, depth = DEEPEST + 1) {
   const parts = lines.flatMap((line, number) => [number ? element("br") : null, ...inline(line.trim(), depth)]);
   return element("p", {}, parts);
 }
@@ -172,7 +172,7 @@ function marked(found, depth) {
 
 /** null where it goes anywhere but to http or https. */
 function link(target, children) {
-  const url = URL.parse ? URL.parse(target) : parsed(target);
+  const url = parsed(target);
   if (!url || !["http:", "https:"].includes(url.protocol)) return null;
   return element("a", { href: url.href, rel: "noopener noreferrer nofollow", target: "_blank" }, children.length ? children : [target]);
 }

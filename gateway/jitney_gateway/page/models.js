@@ -95,7 +95,7 @@ class Card {
     else this.bar.removeAttribute("value");
     // The words of a failure are an alert of their own, in full.
     const failed = status === "ERROR" ? message || "It failed and left no word." : this.refusal;
-    say(this.words, starting || !ready ? (status === "ERROR" ? "" : message || "launching") : message);
+    say(this.words, ready ? message : status === "ERROR" ? "" : message || "launching");
     show(this.words, this.words.textContent !== "");
     show(this.alert, Boolean(failed));
     say(this.alert, failed ?? "");

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,8 +22,6 @@ from jitney_gateway.server.guard import Guard, Terms
 from jitney_gateway.server.keyring import Keyring
 from jitney_gateway.server.limits import Limits
 from jitney_gateway.server.permitted import Permitted
-
-logger = logging.getLogger(__name__)
 
 
 def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None, terms: Terms | None = None) -> FastAPI:

@@ -74,7 +74,8 @@ class Limits:
             buckets.pop(name, None)
             return None
         now = self._clock()
-        bucket = buckets.setdefault(name, Bucket(capacity, now))
+        if (bucket := buckets.get(name)) is None:
+            bucket = buckets[name] = Bucket(capacity, now)
         bucket.fill(capacity, now)
         return bucket
 

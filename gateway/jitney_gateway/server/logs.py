@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
+from jitney_gateway.backend import Backend
 from jitney_gateway.server.uids import by_uid
 
 MOST_LINES = 100_000
@@ -15,16 +15,7 @@ MOST_LINES = 100_000
 LONGEST_NAME = 253
 
 
-class Logged(Protocol):
-    """The part of a Backend that knows logs."""
-
-    async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
-        """The last `lines` of one replica, by default the first; with `follow` also what it writes from now on, until it is gone.
-        GatewayError where there is no such model or replica."""
-        ...
-
-
-def routes(backend: Logged) -> APIRouter:
+def routes(backend: Backend) -> APIRouter:
     router = by_uid()
 
     @router.get("/v1/models/{uid:uid}/logs")

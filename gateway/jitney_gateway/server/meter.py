@@ -117,6 +117,5 @@ def _last_usage(tail: bytes) -> tuple[int, int] | None:
         found, _ = json.JSONDecoder().raw_decode(text, begin)
     except ValueError:
         return None
-    counts = found.get("prompt_tokens"), found.get("completion_tokens", 0)
-    prompt, completion = counts
+    prompt, completion = found.get("prompt_tokens"), found.get("completion_tokens", 0)
     return (prompt, completion) if type(prompt) is int and type(completion) is int and min(prompt, completion) >= 0 else None

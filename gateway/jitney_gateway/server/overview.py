@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
-from jitney_gateway.fit import Fit
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import READY, Model, Replica
 from jitney_gateway.server import wire
@@ -49,6 +48,7 @@ class Overview:
         self._backend = backend
         self._looking: asyncio.Task[Json] | None = None
         self._begun = 0.0
+        self._version = version("jitney")
 
     async def told(self) -> Json:
         now = asyncio.get_running_loop().time()
@@ -63,7 +63,7 @@ class Overview:
         async with wire.session() as client:
             found = dict(zip(ready, await asyncio.gather(*(load_of(client, address) for address in ready)), strict=True))
         machines = [{"memory": machine.memory, "free": machine.free, "gpus": machine.gpus} for machine in self._backend.machines()]
-        return {"at": time.time(), "version": version("jitney"), "machines": machines, "models": [entry(model, found) for model in models]}
+        return {"at": time.time(), "version": self._version, "machines": machines, "models": [entry(model, found) for model in models]}
 
 
 def entry(model: Model, loads: dict[str, Json | None]) -> Json:
@@ -128,7 +128,6 @@ def routes(backend: Backend, catalogue: Catalogue, everything: Backend) -> APIRo
         if not launch.model_path and "/" not in launch.name:
             # In a cluster it is the operator who looks it up, and nobody has asked it yet.
             catalogue.find(launch.name, launch.size)
-        found: Fit = await backend.fit(launch)
-        return found.told()
+        return (await backend.fit(launch)).told()
 
     return router

@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from jitney_gateway.backend import Backend
 from jitney_gateway.destination import Destination
 from jitney_gateway.errors import GatewayError, unknown_model
 from jitney_gateway.family import Family
 from jitney_gateway.fit import Fit
 from jitney_gateway.launch import Launch
+from jitney_gateway.machine import Machine
 from jitney_gateway.model import Model
 from jitney_gateway.registry import Registry
 from jitney_gateway.server import harm
-from jitney_gateway.server.passing import Passing, PassingRegistry
 from jitney_gateway.server.visit import current
 
 
-class Permitted(Passing):
+class Permitted:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
     @property
     def registry(self) -> Registry:
         return PermittedRegistry(self._backend.registry)
@@ -64,6 +68,23 @@ class Permitted(Passing):
         await self._known(uid)
         return await self._backend.log(uid, replica, lines, follow)
 
+    # What names no model, or is asked of one that was allowed already.
+
+    async def ready(self, uid: str) -> None:
+        await self._backend.ready(uid)
+
+    async def wake(self, uid: str) -> None:
+        await self._backend.wake(uid)
+
+    async def moved(self) -> None:
+        await self._backend.moved()
+
+    def machines(self) -> tuple[Machine, ...]:
+        return self._backend.machines()
+
+    def unready(self) -> str:
+        return self._backend.unready()
+
     async def _allowed(self, launch: Launch) -> Launch:
         named = _named(launch)
         if not current.get().may_run_code:
@@ -78,8 +99,11 @@ class Permitted(Passing):
             raise unknown_model(uid, self.uids())
 
 
-class PermittedRegistry(PassingRegistry):
+class PermittedRegistry:
     """Custom models go by the same names."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     async def families(self) -> list[Family]:
         return [family for family in await self._registry.families() if current.get().may_use(family.name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +10,7 @@ from jitney_gateway.backend import Backend
 from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.model import Model, replica_status
 from jitney_gateway.server import audit
-from jitney_gateway.server.body import read
+from jitney_gateway.server.body import parsed, read
 from jitney_gateway.server.uids import by_uid
 
 MOST = 1000
@@ -59,10 +58,7 @@ async def known(backend: Backend, uid: str) -> Model:
 
 def _count(body: bytes) -> int:
     """How many more; one where nothing is said."""
-    try:
-        asked = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise GatewayError(400, f"the body is no JSON: {error}", code="invalid_json") from error
+    asked = parsed(body or b"{}")
     if not isinstance(asked, dict):
         raise GatewayError(400, "the body must be a JSON object", code="invalid_value")
     given = {name: value for name, value in asked.items() if value is not None}

@@ -200,22 +200,6 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path):
     assert (code, line.split(":")[0]) == (12, "HubUnreachable")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for 8 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("a full disk needs a small file system, and mounting one needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", str(folder)], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"a full disk needs a small file system, and this machine refuses to mount one: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_disk_that_is_full(hub: Hub, small_disk: Path, tmp_path: Path):
     code, line = start_error(tmp_path, "--model", "org/tiny", **hub_environment(hub, small_disk))
     assert (code, line) == (13, "DiskFull: the disk is full while downloading org/tiny: give the cache more room")

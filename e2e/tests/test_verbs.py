@@ -28,6 +28,7 @@ NAMED_EXCEPTIONS: dict[str, dict[Right, str]] = {
         ("serving.jitney.dev", "modeldeployments/finalizers", "update"): (
             "asked for by admission when a child names its owner; never a request"
         ),
+        ("keda.sh", "scaledobjects", "watch"): "only where KEDA is installed; where it is not, the listing answers 404",
     },
     GATEWAY: {},
 }

@@ -147,8 +147,12 @@ class ModelDeployment:
     asks: str = ""
     # A HorizontalPodAutoscaler (KEDA makes one too) sets spec.replicas.
     scaled_by_hpa: bool = False
+    # Why it cannot be told whether one does; empty where that is known.
+    doubt: str = ""
     # The annotation WANTED. Only that it changes means something.
     wanted_at: str = ""
+    # When the server took it, in RFC 3339.
+    created: str = ""
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
@@ -163,6 +167,7 @@ class ModelDeployment:
             status=body.get("status", {}),
             asks=_digest({name: value for name, value in body["spec"].items() if name not in NOT_OF_A_POD}),
             wanted_at=(metadata.get("annotations") or {}).get(WANTED, ""),
+            created=metadata.get("creationTimestamp", ""),
         )
 
     @property
@@ -174,8 +179,9 @@ class ModelDeployment:
         """Its load decides about the replicas, and no HorizontalPodAutoscaler does."""
         return self.spec.autoscaling is not None and not self.spec.suspend and not self.scaled_by_hpa
 
-    def with_hpa(self, scaled: bool) -> Self:
-        return replace(self, scaled_by_hpa=scaled)
+    def with_hpa(self, scaled: bool, doubt: str = "") -> Self:
+        """Whom another has been seen to scale is its own as long as nobody has seen more."""
+        return replace(self, scaled_by_hpa=scaled, doubt="" if scaled else doubt)
 
     def with_replicas(self, replicas: int) -> Self:
         return replace(self, spec=replace(self.spec, replicas=replicas))

@@ -9,7 +9,8 @@ What the operator's role must allow, cluster-wide or per watched namespace:
   core                persistentvolumeclaims       get list watch create patch
   core                pods                         list watch
   core                events                       list    (why a pod is not made)
-  autoscaling         horizontalpodautoscalers     list    (who scales a resource that has spec.autoscaling)
+  autoscaling         horizontalpodautoscalers     list watch  (who scales a resource that has spec.autoscaling)
+  keda.sh             scaledobjects                list watch  (the same, where KEDA is)
   events.k8s.io       events                       create
 and in its own namespace:
   coordination.k8s.io leases                       get create update
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -41,6 +44,8 @@ WATCHED = {
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 500
 _TIMEOUT = 30
+# Seconds without a word after which a watch is taken for dead: the server sends a bookmark every minute.
+SILENCE = 70.0
 
 
 class Cluster:
@@ -63,7 +68,10 @@ class Cluster:
             if file:
                 raise SettingsError(f"KUBECONFIG {file} cannot be used: {said}") from error
             raise SettingsError(f"this is no pod with a service account ({said}): set KUBECONFIG to the path of a kubeconfig") from error
-        return cls(client.ApiClient())
+        settings = client.Configuration.get_default_copy()
+        # Without a limit, which its default of 100 is not: each watch holds a connection, and each watched namespace has some.
+        settings.connection_pool_maxsize = 0
+        return cls(client.ApiClient(settings))
 
     async def close(self) -> None:
         await self._api.close()
@@ -79,8 +87,12 @@ class Cluster:
 
     async def is_defined(self) -> bool:
         """Whether the server knows ModelDeployments: their definition may be deleted, and made again later."""
-        known = await self.get(f"/apis/{API_VERSION}") or {}
-        return any(resource["name"] == PLURAL for resource in known.get("resources") or ())
+        return await self.defines(f"/apis/{API_VERSION}", PLURAL)
+
+    async def defines(self, group: str, plural: str) -> bool:
+        """Whether the server knows this kind, by the group's path and the plural."""
+        known = await self.get(group) or {}
+        return any(resource["name"] == plural for resource in known.get("resources") or ())
 
     async def read(self, item: Json) -> Json | None:
         """The whole of a watched object, of which kind, namespace and name are known. A listing of one: the role may list more than get."""
@@ -94,12 +106,22 @@ class Cluster:
         query = {"fieldSelector": "involvedObject.kind=Pod,type=Warning"}
         return (await self._pages(f"/api/v1/namespaces/{namespace}/events", query, "application/json"))[0]
 
-    async def autoscalers(self, namespaces: tuple[str, ...]) -> tuple[Json, ...]:
-        """All HorizontalPodAutoscalers where ModelDeployments are looked after."""
-        found: tuple[Json, ...] = ()
-        for place in [f"/namespaces/{namespace}" for namespace in namespaces] or [""]:
-            found += (await self._pages(f"/apis/autoscaling/v2{place}/horizontalpodautoscalers", {}, "application/json"))[0]
-        return found
+    async def everything(self, path: str) -> tuple[tuple[Json, ...], int]:
+        """All objects below this path, and the moment it is of."""
+        return await self._pages(path, {}, "application/json")
+
+    @asynccontextmanager
+    async def watch(self, path: str, version: int, seconds: int) -> AsyncIterator[AsyncIterator[Json]]:
+        """Events from `version` on, until the server ends it after `seconds`. Entered once the server has taken it. ClusterError where it
+        is refused, breaks, or says nothing for too long."""
+        asked = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": str(version), "timeoutSeconds": str(seconds)}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT, sock_read=SILENCE)
+        response = await self._send("GET", f"{path}?{urlencode(asked)}", timeout=timeout)
+        try:
+            async with aclosing(_events(response.response)) as events:
+                yield events
+        finally:
+            response.response.close()
 
     async def list(self, kind: str, namespaces: tuple[str, ...], *, metadata_only: bool = False) -> list[Listing]:
         """Everything of a watched kind that concerns us, page by page: one listing per namespace, one in all when none is named."""
@@ -129,31 +151,63 @@ class Cluster:
         self, method: str, path: str, body: Json | None = None, *, content: str = "application/json", accept: str = "application/json"
     ) -> Json:
         """One request; the answer's body."""
-        url = self._api.configuration.host + path
-        headers = {"Accept": accept, "Content-Type": content, "User-Agent": MANAGER} | await self._authorization()
+        response = await self._send(method, path, body, content=content, accept=accept)
         try:
-            response = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=_TIMEOUT)
             text = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise ClusterError(0, f"the API server does not answer: {error}") from error
-        if response.status >= 400:
-            raise ClusterError(response.status, _message(text), _seconds(response.headers.get("Retry-After")))
+            raise _no_answer(error) from error
         try:
             answer: Json = json.loads(text)
         except ValueError as error:
             raise ClusterError(0, f"something else than the API server answers: {error}") from error
         return answer
 
-    async def _authorization(self) -> dict[str, str]:
-        headers: dict[str, str] = {}
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Json | None = None,
+        *,
+        content: str = "application/json",
+        accept: str = "application/json",
+        timeout: float | aiohttp.ClientTimeout = _TIMEOUT,
+    ) -> Any:
+        """The server's answer, of which the body is not read yet."""
+        headers: dict[str, str] = {"Accept": accept, "Content-Type": content, "User-Agent": MANAGER}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
-        return headers
+        url = self._api.configuration.host + path
+        try:
+            response = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
+            if response.status >= 400:
+                raise ClusterError(response.status, _message(await response.read()), _seconds(response.headers.get("Retry-After")))
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise _no_answer(error) from error
+        return response
 
 
 def path(item: Json) -> str:
     """Of an object of a kind that is watched."""
     group, plural = WATCHED[item["kind"]]
     return f"{group}/namespaces/{item['metadata']['namespace']}/{plural}/{item['metadata']['name']}"
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[Json]:
+    rest = b""
+    try:
+        # Not by aiohttp's readline, which has a longest line.
+        async for piece in response.content.iter_any():
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if line.strip():
+                    yield json.loads(line)
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        raise _no_answer(error) from error
+    if rest.strip():
+        raise ClusterError(0, "a watch ended in the middle of a line")
+
+
+def _no_answer(error: Exception) -> ClusterError:
+    return ClusterError(0, f"the API server does not answer: {error or type(error).__name__}")
 
 
 def _message(text: bytes) -> str:

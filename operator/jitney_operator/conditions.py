@@ -128,6 +128,8 @@ def _who_answers(facts: Facts) -> str:
 
 def progressing(facts: Facts) -> Condition:
     if facts.complete:
+        if facts.mdep.scales_itself and facts.mdep.doubt:
+            return Condition("Progressing", FALSE, "AutoscalerUnknown", f"The replicas stay as they are: {facts.mdep.doubt}")
         return Condition("Progressing", FALSE, "Complete", "Nothing is being rolled out.")
     if facts.observed.deployment_condition("Progressing").get("reason") == "ProgressDeadlineExceeded":
         return Condition("Progressing", FALSE, "DeadlineExceeded", "The rollout did not finish in time.")
@@ -179,7 +181,7 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
         "conditions": [_entry(condition, mdep.generation, before.get(condition.type), now) for condition in conditions],
     }
     if mdep.spec.autoscaling and not mdep.spec.suspend:
-        decider = "Load" if mdep.scales_itself else "HorizontalPodAutoscaler"
+        decider = "HorizontalPodAutoscaler" if mdep.scaled_by_hpa else "Nobody" if mdep.doubt else "Load"
         result["autoscaling"] = {"replicas": facts.wanted, "decidedBy": decider}
     kept: Json = {"resolved": resolved or mdep.status.get("resolved"), "lastFailure": _last_failure(facts, now)}
     # A pod that fails again and again says each time how it starts: as long as it does, only the failure counts.
@@ -216,7 +218,7 @@ def _last_failure(facts: Facts, now: str) -> Json | None:
     if facts.failure is None:
         return before
     said = clipped(facts.failure.message, 4096)
-    same = before and (before.get("reason"), before.get("message")) == (facts.failure.reason, said)
+    same = before and tuple(map(before.get, ("reason", "message", "exitCode"))) == (facts.failure.reason, said, facts.failure.exit_code)
     if same and before and before.get("pod", "") in {"", *(pod.name for pod in facts.observed.pods)}:
         return before
     return facts.failure.echo(before["time"] if same and before else now) | {"message": said}
@@ -229,6 +231,8 @@ def _idle(facts: Facts) -> str:
 def _idle_message(facts: Facts) -> str:
     if facts.mdep.spec.suspend:
         return "Suspended; set spec.suspend to false to serve again."
+    if facts.mdep.scales_itself and facts.mdep.doubt:
+        return "Scaled to zero, and it stays so while it is not known who scales it; the condition Progressing says why."
     if facts.mdep.scales_itself and facts.accepted.status == TRUE:
         return "Scaled to zero by its load; the next request to the front door wakes it."
     return "Scaled to zero; set spec.replicas to serve again."

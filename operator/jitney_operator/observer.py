@@ -51,8 +51,8 @@ class Observer:
 
     def see(self, mdep: ModelDeployment) -> Sight:
         children = self.store.observed(mdep)
-        mdep = mdep.with_hpa(self.autoscalers.scales(mdep.key))
-        if mdep.scales_itself and not self.autoscalers.known:
+        mdep = mdep.with_hpa(self.autoscalers.scales(mdep.key), self.autoscalers.doubt(mdep.key))
+        if mdep.scales_itself and mdep.doubt:
             # Perhaps an autoscaler has the say, so what runs goes on.
             replicas: int | None = current(children, mdep)
         else:

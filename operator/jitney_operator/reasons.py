@@ -46,7 +46,9 @@ REASONS: dict[str, Reason] = {
         ("Accepted",), "The administrator's values do not allow this image, variable or folder.", "Choose an allowed one, or ask for it."
     ),
     "NameConflict": Reason(
-        ("Accepted",), "An object that is not ours has a name we need.", "Remove it, or give the ModelDeployment another name."
+        ("Accepted",),
+        "An object that is not ours, or an earlier resource's that is not removed yet, has a name we need.",
+        "Remove it (the message names finalizers that hold it), or give the ModelDeployment another name.",
     ),
     "NotSupportedYet": Reason(
         ("Accepted", "ModelLoaded"),
@@ -155,6 +157,13 @@ REASONS: dict[str, Reason] = {
     # Progressing
     "RollingOut": Reason(("Progressing",), "Pods are being started or replaced.", _WAIT),
     "Complete": Reason(("Progressing",), "Nothing is being rolled out.", _NOTHING),
+    "AutoscalerUnknown": Reason(
+        ("Progressing",),
+        "`spec.autoscaling` is set, and the operator cannot see whether a HorizontalPodAutoscaler or KEDA has the say: the replicas stay "
+        "as they are.",
+        "Act on the message: mostly the operator's role lacks list and watch of horizontalpodautoscalers (autoscaling) or scaledobjects "
+        "(keda.sh).",
+    ),
     "DeadlineExceeded": Reason(("Progressing",), "The rollout did not finish in time.", "The other conditions say what is in the way."),
     # Ready
     "Ready": Reason((), "Every wanted replica of the current generation answers chat requests.", _NOTHING),

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,12 +15,66 @@ import pytest
 from cluster.control_plane import ControlPlane
 from support import children
 from support.answering import answering
-from support.namespaces import Namespace
+from support.namespaces import Namespace, define
 from support.operator import Operator
+from support.proxy import GONE, Answer, Proxy, Seen, Torn, once
 
 SMALL = {"model": "smollm2-instruct", "size": "0.135"}
 BOUNDS = {"minReplicas": 1, "maxReplicas": 3, "targetRequestsPerReplica": 4, "scaleDownDelaySeconds": 5}
 SLEEPY = BOUNDS | {"minReplicas": 0, "scaleDownDelaySeconds": 1}
+REFERENCE = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
+# As KEDA makes it for a ScaledObject `chat`.
+OF_KEDA = {
+    "apiVersion": "autoscaling/v2",
+    "kind": "HorizontalPodAutoscaler",
+    "metadata": {
+        "name": "keda-hpa-chat",
+        "labels": {"app.kubernetes.io/managed-by": "keda-operator", "scaledobject.keda.sh/name": "chat"},
+        "ownerReferences": [
+            {
+                "apiVersion": "keda.sh/v1alpha1",
+                "kind": "ScaledObject",
+                "name": "chat",
+                "uid": "1d0e4b5a-6f6c-4b39-9d3f-0d2f8f0f1f5e",
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    },
+    "spec": {
+        "scaleTargetRef": REFERENCE,
+        "minReplicas": 1,
+        "maxReplicas": 5,
+        "metrics": [
+            {
+                "type": "External",
+                "external": {
+                    "metric": {"name": "s0-prometheus", "selector": {"matchLabels": {"scaledobject.keda.sh/name": "chat"}}},
+                    "target": {"type": "AverageValue", "averageValue": "8"},
+                },
+            }
+        ],
+    },
+}
+# Of KEDA's definition what is needed here.
+SCALED_OBJECTS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "scaledobjects.keda.sh"},
+    "spec": {
+        "group": "keda.sh",
+        "scope": "Namespaced",
+        "names": {"kind": "ScaledObject", "plural": "scaledobjects", "singular": "scaledobject"},
+        "versions": [
+            {
+                "name": "v1alpha1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
 CONFIGURATION = {"profiles": {"cpu": {"memory": "4Gi"}}, "wakeNamespaces": ["*"]}
 
 
@@ -27,6 +82,22 @@ CONFIGURATION = {"profiles": {"cpu": {"memory": "4Gi"}}, "wakeNamespaces": ["*"]
 def operator(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Iterator[Operator]:
     with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
         yield operator
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    """Of an installation with a front door."""
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps(CONFIGURATION))
+    return file
+
+
+@pytest.fixture
+def keda(plane: ControlPlane) -> Iterator[None]:
+    """Its kind, and nothing that acts on it."""
+    define(plane, json.dumps(SCALED_OBJECTS))
+    yield
+    plane.kubectl("delete", "customresourcedefinition", "scaledobjects.keda.sh")
 
 
 def load(requests: int) -> bytes:
@@ -81,18 +152,123 @@ def test_it_never_fights_a_horizontal_pod_autoscaler(namespace: Namespace, opera
         children.ready_pod(namespace, "127.0.53.23")
         runtime.body = load(9)
         operator.until(lambda: replicas(namespace) == 3)
-        reference = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
         hpa = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "any"}}
-        namespace.kubectl("create", "-f", "-", input=json.dumps({**hpa, "spec": {"scaleTargetRef": reference, "maxReplicas": 5}}))
-        # As the controller manager writes for it, and no controllers run here.
-        namespace.kubectl("patch", "mdep", "chat", "--subresource=scale", "--type=merge", "-p", '{"spec": {"replicas": 2}}')
+        _make(namespace, {**hpa, "spec": {"scaleTargetRef": REFERENCE, "maxReplicas": 5}})
+        _scale(namespace, 2)
         operator.until(lambda: replicas(namespace) == 2)
         time.sleep(5)
         assert replicas(namespace) == 2
-        assert namespace.get()["status"]["autoscaling"] == {"replicas": 2, "decidedBy": "HorizontalPodAutoscaler"}
+        assert _said(namespace) == {"replicas": 2, "decidedBy": "HorizontalPodAutoscaler"}
         namespace.kubectl("delete", "hpa", "any")
         operator.until(lambda: replicas(namespace) == 3)
-        operator.until(lambda: namespace.get()["status"]["autoscaling"]["decidedBy"] == "Load")
+        operator.until(lambda: _said(namespace)["decidedBy"] == "Load")
+
+
+def test_an_autoscaler_that_is_new_has_the_say_at_once(proxy: Proxy, namespace: Namespace, tmp_path: Path):
+    """No listing tells of it, and none comes before the load has risen."""
+    with Operator(proxy.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL, autoscaling=BOUNDS)
+        operator.until(lambda: children.settled(namespace))
+        with answering("127.0.53.29", body=load(0)) as runtime:
+            children.ready_pod(namespace, "127.0.53.29")
+            operator.until(lambda: proxy.count_watches("horizontalpodautoscalers"))
+            begun = time.monotonic()
+            _make(namespace, OF_KEDA)
+            operator.until(lambda: _said(namespace)["decidedBy"] == "HorizontalPodAutoscaler")
+            assert not [seen for seen in proxy.since(begun) if seen.lists and seen.plural == "horizontalpodautoscalers"]
+            runtime.body, before = load(9), children.deployment(namespace)["metadata"]["resourceVersion"]
+            time.sleep(5)
+            assert children.deployment(namespace)["metadata"]["resourceVersion"] == before
+
+
+def test_it_leaves_to_keda_what_keda_scales_to_zero_too(namespace: Namespace, plane: ControlPlane, configuration: Path, tmp_path: Path):
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log", JITNEY_CONFIG=str(configuration)) as operator:
+        namespace.create(**SMALL, autoscaling=BOUNDS | {"minReplicas": 0})
+        operator.until(lambda: children.settled(namespace))
+        with answering("127.0.53.30", body=load(9)):
+            children.ready_pod(namespace, "127.0.53.30")
+            operator.until(lambda: replicas(namespace) == 3)
+            _make(namespace, OF_KEDA)
+            operator.until(lambda: _said(namespace)["decidedBy"] == "HorizontalPodAutoscaler")
+            # Its triggers are idle; the HPA stays. The pod stays too, as one that finishes its answers, and has a load.
+            _scale(namespace, 0)
+            operator.until(lambda: replicas(namespace) == 0)
+            operator.until(lambda: _said(namespace) == {"replicas": 0, "decidedBy": "HorizontalPodAutoscaler"})
+            before = children.deployment(namespace)["metadata"]["resourceVersion"]
+            _call(namespace, "2026-01-01T00:00:00Z")
+            time.sleep(5)
+            assert children.deployment(namespace)["metadata"]["resourceVersion"] == before
+            assert namespace.get()["spec"]["replicas"] == 0
+            namespace.kubectl("delete", "hpa", "keda-hpa-chat")
+            operator.until(lambda: replicas(namespace) == 3)
+            operator.until(lambda: _said(namespace) == {"replicas": 3, "decidedBy": "Load"})
+
+
+def test_keda_has_the_say_while_it_pauses(keda: None, namespace: Namespace, plane: ControlPlane, tmp_path: Path):
+    """It takes its HPA away then, and the replicas are still its own."""
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL, autoscaling=BOUNDS)
+        operator.until(lambda: children.settled(namespace))
+        with answering("127.0.53.31", body=load(9)):
+            children.ready_pod(namespace, "127.0.53.31")
+            operator.until(lambda: replicas(namespace) == 3)
+            triggers = [{"type": "prometheus", "metadata": {"query": "x", "threshold": "8", "serverAddress": "http://x"}}]
+            body = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {"name": "chat"}}
+            _make(namespace, {**body, "spec": {"scaleTargetRef": REFERENCE, "triggers": triggers}})
+            _make(namespace, OF_KEDA)
+            operator.until(lambda: _said(namespace)["decidedBy"] == "HorizontalPodAutoscaler")
+            namespace.kubectl("annotate", "scaledobject", "chat", "autoscaling.keda.sh/paused-replicas=2")
+            namespace.kubectl("delete", "hpa", "keda-hpa-chat")
+            _scale(namespace, 2)
+            operator.until(lambda: replicas(namespace) == 2)
+            time.sleep(5)
+            assert replicas(namespace) == 2
+            namespace.kubectl("delete", "scaledobject", "chat")
+            operator.until(lambda: replicas(namespace) == 3)
+
+
+@pytest.mark.parametrize("refused", ["list", "watch"])
+def test_who_may_not_see_autoscalers_decides_nothing(refused: str, proxy: Proxy, namespace: Namespace, tmp_path: Path):
+    def rule(seen: Seen) -> Answer | None:
+        return Answer(403) if seen.plural == "horizontalpodautoscalers" and (seen.watches or refused == "list") else None
+
+    proxy.rule = rule
+    with Operator(proxy.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL, autoscaling=BOUNDS)
+        operator.until(lambda: children.settled(namespace))
+        with answering("127.0.53.32", body=load(9)):
+            children.ready_pod(namespace, "127.0.53.32")
+            children.finish_rollout(namespace)
+            operator.until(lambda: namespace.condition("Progressing")["reason"] == "AutoscalerUnknown")
+            assert "grant the operator list and watch of horizontalpodautoscalers" in namespace.condition("Progressing")["message"]
+            assert (namespace.reason(), _said(namespace)) == ("Ready", {"replicas": 1, "decidedBy": "Nobody"})
+            time.sleep(15)
+            assert replicas(namespace) == 1
+            assert operator.log.read_text().count("horizontalpodautoscalers cannot be watched") == 1, "said once, and tried again"
+            assert len([seen for seen in proxy.seen if seen.plural == "horizontalpodautoscalers" and seen.lists]) > 1
+            proxy.rule = None
+            operator.until(lambda: proxy.count_watches("horizontalpodautoscalers"))
+            # finish_rollout has made a pod of its own in the place of this one.
+            children.ready_pod(namespace, "127.0.53.32", "chat-2")
+            operator.until(lambda: replicas(namespace) == 3)
+
+
+def test_watches_of_autoscalers_that_break_are_opened_again(proxy: Proxy, namespace: Namespace, tmp_path: Path):
+    """What happened in between is known from the listing: one that came, and one that went."""
+    with Operator(proxy.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL, autoscaling=BOUNDS)
+        operator.until(lambda: children.settled(namespace))
+        operator.until(lambda: proxy.count_watches("horizontalpodautoscalers"))
+        for fault, change, decider in (
+            (Torn(proper=False), lambda: _make(namespace, OF_KEDA), "HorizontalPodAutoscaler"),
+            (GONE, lambda: namespace.kubectl("delete", "hpa", "keda-hpa-chat"), "Load"),
+        ):
+            proxy.rule, count = once("horizontalpodautoscalers", fault), proxy.count_watches("horizontalpodautoscalers")
+            proxy.cut("horizontalpodautoscalers")
+            operator.until(lambda count=count: proxy.count_watches("horizontalpodautoscalers") > count)
+            change()
+            operator.until(lambda decider=decider: _said(namespace)["decidedBy"] == decider)
+            operator.until(lambda count=count: proxy.count_watches("horizontalpodautoscalers") >= count + 2)
 
 
 def test_a_pod_that_says_nothing_keeps_the_others_and_stops_no_growth(namespace: Namespace, operator: Operator):
@@ -132,14 +308,6 @@ def test_a_suspended_model_has_no_load(namespace: Namespace, operator: Operator)
     operator.until(lambda: replicas(namespace) == 1)
 
 
-@pytest.fixture
-def configuration(tmp_path: Path) -> Path:
-    """Of an installation with a front door."""
-    file = tmp_path / "config.yaml"
-    file.write_text(json.dumps(CONFIGURATION))
-    return file
-
-
 def test_a_model_that_nobody_asks_sleeps_until_it_is_called_for(
     namespace: Namespace, plane: ControlPlane, configuration: Path, tmp_path: Path
 ):
@@ -171,6 +339,19 @@ def test_a_model_that_nobody_asks_sleeps_until_it_is_called_for(
 def _call(namespace: Namespace, moment: str) -> None:
     """As a front door does it."""
     namespace.kubectl("annotate", "mdep", "chat", f"serving.jitney.dev/wanted-at={moment}", "--overwrite")
+
+
+def _make(namespace: Namespace, body: dict[str, Any]) -> None:
+    namespace.kubectl("create", "-f", "-", input=json.dumps(body))
+
+
+def _scale(namespace: Namespace, count: int) -> None:
+    """As the controller manager writes for an HPA, and KEDA for itself; neither runs here."""
+    namespace.kubectl("patch", "mdep", "chat", "--subresource=scale", "--type=merge", "-p", json.dumps({"spec": {"replicas": count}}))
+
+
+def _said(namespace: Namespace) -> dict[str, Any]:
+    return dict(namespace.get()["status"].get("autoscaling", {"decidedBy": ""}))
 
 
 def _looks(operator: Operator) -> float:

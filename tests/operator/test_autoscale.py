@@ -167,3 +167,55 @@ def test_it_leaves_the_replicas_to_a_horizontal_pod_autoscaler():
 )
 def test_whom_an_autoscaler_scales(reference: dict[str, str], found: Key | None):
     assert target({"metadata": {"name": "x", "namespace": "team"}, "spec": {"scaleTargetRef": reference}}) == found
+
+
+# As KEDA 2.20 makes it for the ScaledObject `chat` (controllers/keda/hpa.go, newHPAForScaledObject).
+OF_KEDA = {
+    "metadata": {
+        "name": "keda-hpa-chat",
+        "namespace": "team",
+        "labels": {
+            "app.kubernetes.io/managed-by": "keda-operator",
+            "app.kubernetes.io/name": "keda-hpa-chat",
+            "app.kubernetes.io/part-of": "chat",
+            "app.kubernetes.io/version": "2.20.2",
+            "scaledobject.keda.sh/name": "chat",
+        },
+        "ownerReferences": [
+            {
+                "apiVersion": "keda.sh/v1alpha1",
+                "kind": "ScaledObject",
+                "name": "chat",
+                "uid": "1d0e4b5a-6f6c-4b39-9d3f-0d2f8f0f1f5e",
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    },
+    "spec": {
+        "scaleTargetRef": {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "smollm2"},
+        "minReplicas": 1,
+        "maxReplicas": 5,
+        "metrics": [
+            {
+                "type": "External",
+                "external": {
+                    "metric": {"name": "s0-prometheus", "selector": {"matchLabels": {"scaledobject.keda.sh/name": "chat"}}},
+                    "target": {"type": "AverageValue", "averageValue": "8"},
+                },
+            }
+        ],
+    },
+}
+
+
+def test_whom_keda_scales():
+    """By its HPA, and by the ScaledObject, which may name neither kind nor version: it means a Deployment then."""
+    assert target(OF_KEDA) == Key("team", "smollm2")
+    scaled_object = {
+        "metadata": {"name": "chat", "namespace": "team"},
+        "spec": {"minReplicaCount": 0, "triggers": [{"type": "prometheus"}]},
+    }
+    reference = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "smollm2"}
+    assert target({**scaled_object, "spec": {**scaled_object["spec"], "scaleTargetRef": reference}}) == Key("team", "smollm2")
+    assert target({**scaled_object, "spec": {**scaled_object["spec"], "scaleTargetRef": {"name": "smollm2"}}}) is None

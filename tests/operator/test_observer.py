@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from jitney_operator.api import Json, Key, ModelDeployment
-from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.claims import Claims
 from jitney_operator.errors import ClusterError
 from jitney_operator.load import Load
@@ -31,49 +29,12 @@ class Server:
             raise self.answer
         return self.answer
 
-    autoscalers = get = _say
+    get = _say
 
 
 def resource(**spec: Any) -> ModelDeployment:
     metadata = {"name": "chat", "namespace": "team", "uid": "u1", "generation": 1}
     return ModelDeployment.parse({"metadata": metadata, "spec": {"model": "x/y", **spec}})
-
-
-def autoscalers(server: Server) -> Autoscalers:
-    return Autoscalers(Store(), WorkQueue(), server, (), lambda: True)  # type: ignore[arg-type]
-
-
-async def test_nothing_is_decided_until_it_is_known_who_scales():
-    server = Server(ClusterError(503, "busy"))
-    found = autoscalers(server)
-    await found.fresh()
-    assert not found.known
-    reference = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
-    await found.fresh()
-    assert server.asked == 1, "not asked in a hurry"
-    found._tried = float("-inf")
-    server.answer = ({"metadata": {"namespace": "team", "name": "h"}, "spec": {"scaleTargetRef": reference}},)
-    await found.fresh()
-    assert found.known
-    assert found.scales(Key("team", "chat"))
-    await found.fresh()
-    assert server.asked == 2, "it is fresh for a while"
-
-
-async def test_who_waited_for_the_answer_is_looked_at():
-    store, queue = Store(), WorkQueue()
-    body = {"metadata": {"name": "chat", "namespace": "team", "uid": "u1", "resourceVersion": "1"}, "kind": "ModelDeployment"}
-    store.put({**body, "spec": {"model": "x/y", "autoscaling": {"maxReplicas": 2}}})
-    found = Autoscalers(store, queue, Server(()), (), lambda: True)  # type: ignore[arg-type]
-    await found.fresh()
-    assert await asyncio.wait_for(queue.take(), 1) == Key("team", "chat")
-
-
-async def test_an_operator_that_may_not_list_them_counts_none():
-    found = autoscalers(Server(ClusterError(403, "no")))
-    await found.fresh()
-    assert found.known
-    assert not found.scales(Key("team", "chat"))
 
 
 @pytest.mark.parametrize(

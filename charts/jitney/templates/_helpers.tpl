@@ -68,10 +68,13 @@ app.kubernetes.io/part-of: jitney
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
-# Who scales a resource that could scale itself.
+# Who scales a resource that could scale itself: an HPA, or KEDA, which takes its HPA away while it pauses.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
-  verbs: [list]
+  verbs: [list, watch]
+- apiGroups: [keda.sh]
+  resources: [scaledobjects]
+  verbs: [list, watch]
 # Why a pod is not made is told in its Events only.
 - apiGroups: [""]
   resources: [events]

@@ -36,14 +36,21 @@ def waiting(pod: Pod, told: Json) -> Failure | None:
             contained=True,
         )
     if reason == "CreateContainerConfigError" and "failed to sync" in message:
-        # The kubelet has not asked the server yet: it is about to say what it finds.
-        return None
+        # The kubelet has not asked the server yet, or not again: what was told of this pod holds until it says what it finds.
+        return _told(pod, told, "SecretNotFound", "ConfigMapNotFound")
     if reason == "CreateContainerConfigError" and (missing := MISSING.search(message)):
         kind = "ConfigMap" if missing[1].lower() == "configmap" else "Secret"
         return Failure(f"{kind}NotFound", f"{message}; create the {kind} or correct the reference.", pod.name, contained=True)
     if reason in USUAL or not message or never_ran(pod):
         return None
     return cannot_be_made(pod, message)
+
+
+def _told(pod: Pod, told: Json, *reasons: str) -> Failure | None:
+    """What was told of this pod, if it was one of these."""
+    if told.get("pod") != pod.name or told.get("reason") not in reasons:
+        return None
+    return Failure(told["reason"], str(told.get("message", "")), pod.name, contained="container" in told)
 
 
 def _unpulled(pod: Pod, reason: str, message: str, told: Json) -> Failure:
@@ -79,8 +86,7 @@ def stuck(pod: Pod, trouble: Trouble | None, told: Json) -> Failure | None:
     if not pod.stuck:
         return None
     if trouble is None:
-        same = told.get("pod") == pod.name and told.get("reason") in ("MountFailed", "SandboxFailed") and not pod.container.get("lastState")
-        return Failure(told["reason"], told.get("message", ""), pod.name) if same else None
+        return None if pod.container.get("lastState") else _told(pod, told, "MountFailed", "SandboxFailed")
     message = NAMES_OF_AN_ATTEMPT.sub("...", trouble.message).rstrip(". ")
     if trouble.reason == "FailedCreatePodSandBox":
         return Failure("SandboxFailed", f"The node cannot set the pod up: {message}.", pod.name)

@@ -9,9 +9,7 @@ from jitney_operator import containers, exits, placing
 from jitney_operator.api import Json
 from jitney_operator.failure import Failure
 from jitney_operator.observed import Observed, Pod, Trouble
-from jitney_operator.words import clipped
-
-_NUMBERS = re.compile(r"\b0x[0-9a-fA-F]+\b|\d+")
+from jitney_operator.words import alike
 
 
 def of(observed: Observed, pods: tuple[Pod, ...], told: Json | None = None) -> Failure | None:
@@ -25,10 +23,17 @@ def of(observed: Observed, pods: tuple[Pod, ...], told: Json | None = None) -> F
 
 
 def _as_told(failure: Failure, told: Json) -> Failure:
-    """Last words with a time, a process id or an address in them are the same words again: they are told once, not at each restart."""
+    """The same cause in the same words is told once, not at each attempt, although a time, an id or a figure in them is another.
+
+    Only of the same pod and exit code: another pod may come from another spec, whose names may differ in a number only. And not of what the
+    scheduler says, whose figures are news.
+    """
+    same = (failure.reason, failure.pod, failure.exit_code) == (told.get("reason"), told.get("pod"), told.get("exitCode"))
     before = str(told.get("message", ""))
-    same = (told.get("reason"), _NUMBERS.sub("#", before)) == ("CrashLoop", _NUMBERS.sub("#", clipped(failure.message, 4096)))
-    return replace(failure, message=before) if failure.reason == "CrashLoop" and same else failure
+    # What an image of one's own, or the node, says has numbers everywhere; our own sentences have them in names that matter.
+    if failure.schedules or not same or not alike(before, failure.message, names=failure.reason != "CrashLoop"):
+        return failure
+    return replace(failure, message=before)
 
 
 def of_deployment(observed: Observed) -> Failure | None:

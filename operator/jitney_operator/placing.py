@@ -74,7 +74,8 @@ def _thrown_out(pod: Pod) -> Failure | None:
             return Failure("OutOfMemory", f"The node threw the pod out: {words}. {ADVICE['OutOfMemory']}", pod.name)
         case "UnexpectedAdmissionError" if DEVICES.search(words):
             return Failure("DeviceNotFound", f"The node refused the pod: {words}. {ADVICE['DeviceNotFound']}", pod.name)
-        case "Evicted" | "UnexpectedAdmissionError" | "NodeAffinity":
+        case str(reason) if reason:
+            # Evicted, NodeAffinity, NodeShutdown, Terminated, Preempting, and what kubelets call it next.
             return Failure("PodEvicted", f"The node threw the pod out: {words}. {ADVICE['PodEvicted']}", pod.name)
     return None
 

@@ -5,6 +5,7 @@ Server-side apply with one field manager for children and one for the status (KE
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from jitney_operator.api import API_VERSION, KIND, LABEL, MANAGER, PLURAL, STATUS_MANAGER, Json, ModelDeployment
@@ -14,6 +15,8 @@ from jitney_operator.lease import Lease
 from jitney_operator.metrics import Metrics
 
 _APPLY = "application/apply-patch+yaml"
+# Seconds for which a new resource waits without a word until its predecessor's children are removed.
+_REMOVAL = 10.0
 
 
 class Writer:
@@ -83,8 +86,17 @@ def _refuse_foreign(live: Json, child: Json, owner: ModelDeployment) -> None:
     if any(reference["uid"] == owner.uid for reference in controllers):
         return
     if any((reference["kind"], reference["name"]) == (KIND, owner.name) for reference in controllers):
-        raise ClusterError(409, f"the {child['kind']} of an earlier ModelDeployment of this name is still being removed")
+        earlier = f"the {child['kind']} of an earlier ModelDeployment of this name is still being removed"
+        if _age(owner) < _REMOVAL:
+            raise ClusterError(409, earlier)
+        held = ", ".join(live["metadata"].get("finalizers", [])) or "none"
+        raise Rejected("NameConflict", f"This waits: {earlier}. Its finalizers: {held}.")
     if not controllers and live["metadata"].get("labels", {}).get(LABEL) == owner.name:
         return
     what = f"A {child['kind']} named {owner.name} exists in this namespace and is not ours"
     raise Rejected("NameConflict", f"{what}; remove it or give this ModelDeployment another name.")
+
+
+def _age(mdep: ModelDeployment) -> float:
+    """Seconds; by two clocks, which is near enough to be patient by."""
+    return (datetime.now(UTC) - datetime.fromisoformat(mdep.created)).total_seconds() if mdep.created else 0.0

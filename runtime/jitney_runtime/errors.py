@@ -94,7 +94,10 @@ class Unauthenticated(RequestError):
 
 
 class StartError(JitneyError):
-    """The server cannot serve. `exit_code` is what the process ends with; `reason` is the word shown on the resource."""
+    """The server cannot serve. `exit_code` is what the process ends with; `reason` is the word shown on the resource.
+
+    Its sentence is the same at each restart for the same cause: no times, no ids, no addresses.
+    """
 
     exit_code = 1
 

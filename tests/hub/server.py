@@ -1,7 +1,7 @@
 """A model hub on this machine: the few routes of the hub's HTTP API that huggingface_hub uses to download a snapshot.
 
 Repositories are folders. It can refuse like the real one (404 RepoNotFound, 403 GatedRepo, 401 for a private one), break off in the middle
-of a file and continue it by Range, hold a file back, and send slowly.
+of a file and continue it by Range, hold a file back, and send slowly. Each answer has another X-Request-Id, as the real one's have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -123,7 +124,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _send(self, status: int, body: bytes, headers: dict[str, str], with_body: bool, cut: int | None = None) -> None:
             """With `cut`, the headers promise all of the body and the connection ends after that many bytes."""
             self.send_response(status)
-            for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            request = f"Root=1-{uuid.uuid4().hex[:8]}-{uuid.uuid4().hex[:24]};{uuid.uuid4()}"
+            for name, value in (headers | {"Content-Length": str(len(body)), "X-Request-Id": request}).items():
                 self.send_header(name, value)
             self.end_headers()
             if with_body:

@@ -163,6 +163,20 @@ def test_a_service_of_somebody_else_is_left_alone(namespace: Namespace, operator
     operator.until(lambda: children.deployment(namespace))
 
 
+def test_what_an_earlier_resource_left_is_waited_for_and_after_a_while_told(created: Namespace, operator: Operator):
+    """No garbage collector runs here: the children stay, as one that a finalizer holds would."""
+    created.kubectl("patch", "service", "chat", "--type=merge", "-p", '{"metadata": {"finalizers": ["test.jitney.dev/held"]}}')
+    created.kubectl("delete", "mdep", "chat")
+    created.create(**SMALL)
+    operator.until(lambda: created.reason() == "NameConflict", 60)
+    assert "an earlier ModelDeployment of this name" in created.condition("Accepted")["message"]
+    assert "test.jitney.dev/held" in created.condition("Accepted")["message"]
+    created.kubectl("patch", "service", "chat", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    created.kubectl("delete", "deployment,service", "chat")
+    operator.until(lambda: created.condition("Accepted")["status"] == "True", 60)
+    assert children.deployment(created)["metadata"]["ownerReferences"][0]["uid"] == created.get()["metadata"]["uid"]
+
+
 def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Operator):
     namespace.create(**SMALL, quantization="int8")
     operator.until(lambda: namespace.reason() == "NotSupportedYet")

@@ -303,6 +303,20 @@ def test_a_model_that_its_load_sent_to_sleep(namespaces: tuple[str, ...], hpa: b
     assert status["autoscaling"] == {"replicas": 0, "decidedBy": "HorizontalPodAutoscaler" if hpa else "Load"}
 
 
+def test_a_model_of_which_nobody_knows_who_scales_it_says_so():
+    mdep = resource(**SMALL, autoscaling={"maxReplicas": 2})
+    serving = running(mdep, {"state": {"running": {}}}, Ready="True")
+    status = make(mdep.with_hpa(False, "cannot list; grant it"), serving).status(NOW)
+    said = next(entry for entry in status["conditions"] if entry["type"] == "Progressing")
+    assert (said["status"], said["reason"]) == ("False", "AutoscalerUnknown")
+    assert "cannot list; grant it" in said["message"]
+    assert status["autoscaling"] == {"replicas": 1, "decidedBy": "Nobody"}
+    assert conditions(status)["Ready"] == ("True", "Ready")
+    known = make(mdep.with_hpa(True, "cannot list; grant it"), serving).status(NOW)
+    assert conditions(known)["Progressing"] == ("False", "Complete")
+    assert known["autoscaling"]["decidedBy"] == "HorizontalPodAutoscaler"
+
+
 def test_a_refused_generation_is_told_with_the_replicas_that_stay():
     mdep = resource(**SMALL)
     serving = running(mdep, {"state": {"running": {}}}, Ready="True")
@@ -617,10 +631,13 @@ def thrown_out(mdep: ModelDeployment, reason: str, message: str, failed: str = "
         ("Evicted", "The node was low on resource: ephemeral-storage. Threshold quantity: 1, available: 0.", "DiskFull"),
         ("Evicted", "The node was low on resource: memory. Container runtime was using 3Gi.", "OutOfMemory"),
         ("UnexpectedAdmissionError", "Allocate failed due to no healthy devices present; cannot allocate nvidia.com/gpu", "DeviceNotFound"),
+        ("NodeShutdown", "Pod was rejected as the node is shutting down.", "PodEvicted"),
+        ("Terminated", "Pod was terminated in response to imminent node shutdown.", "PodEvicted"),
+        ("VolumeAttachmentLimitExceeded", "Node has too many volumes attached", "PodEvicted"),
         ("OutOfnvidia.com/gpu", "Node didn't have enough resource: nvidia.com/gpu, requested: 1, used: 1, capacity: 1", "InsufficientGPU"),
         ("OutOfmemory", "Node didn't have enough resource: memory, requested: 9, used: 1, capacity: 1", "InsufficientMemory"),
         ("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 110, capacity: 110", "Unschedulable"),
-        ("Preempting", "Preempted", None),
+        ("Preempting", "Preempted in order to admit critical pod", "PodEvicted"),
     ],
 )
 def test_a_pod_that_the_node_threw_out_counts_until_the_next_is_ready(reason: str, message: str, expected: str | None):

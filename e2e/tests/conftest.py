@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from product import installation, model_claim, resource, situations
+from product import installation, model_claim, resource, rollouts, situations
 from product.client import Client
 from product.eye import Eye
-from product.situations import Row, Situation
+from product.gate import Gate
+from product.repeats import failing
+from product.rollouts import Rollout
+from product.situations import Situation
 from test_model import model_folder
 
 from cluster import target
@@ -21,8 +24,21 @@ from cluster.target import Cluster
 
 FOLDER = Path(__file__).parent
 OUTCOME = pytest.StashKey[bool]()
-# Of a test, and of all tests that passed.
-ROWS = pytest.StashKey[list[Row]]()
+LOCAL = (os.environ.get("JITNEY_CLUSTER") or "local") == "local"
+SITUATIONS = Gate(
+    "what the resource says, and how soon",
+    FOLDER,
+    situations.table,
+    situations.NEEDED,
+    frozenset() if LOCAL else situations.LOCAL_ONLY,
+)
+ROLLOUTS = Gate("what became of the chats", FOLDER, rollouts.table, rollouts.NEEDED, frozenset() if LOCAL else rollouts.LOCAL_ONLY)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The last one is asked first.
+    for gate in (ROLLOUTS, SITUATIONS):
+        config.pluginmanager.register(gate)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,9 +50,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     item.stash[OUTCOME] = item.stash.get(OUTCOME, False) or report.failed
-    # What a test saw counts once it has passed, and was expected to.
-    if report.when == "call" and report.passed and not hasattr(report, "wasxfail"):
-        item.config.stash[ROWS] += item.stash.get(ROWS, [])
     return report
 
 
@@ -46,32 +59,6 @@ def cluster() -> Cluster:
     chosen = target.chosen()
     chosen.up()
     return chosen
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS] = []
-
-
-def _missing(config: pytest.Config) -> set[str]:
-    """Situations that a run of the whole suite did not come to."""
-    local = (os.environ.get("JITNEY_CLUSTER") or "local") == "local"
-    whole = local and not config.option.keyword and config.args == [os.path.relpath(FOLDER, config.invocation_params.dir)]
-    return situations.NEEDED - {row.situation for row in config.stash[ROWS]} if whole else set()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.stash[ROWS]:
-        terminalreporter.section("what the resource says, and how soon")
-        terminalreporter.write_line(situations.table(config.stash[ROWS]))
-    for situation in sorted(_missing(config)):
-        terminalreporter.write_line(f"NOT SEEN: {situation}", red=True)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A situation whose test is gone, skipped or expected to fail has not been seen."""
-    if exitstatus == 0 and not session.config.option.collectonly and _missing(session.config):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +93,19 @@ def overdue(operator: None, eye: Eye, kubectl: Kubectl, tidy: None) -> Iterator[
     kubectl("delete", "namespace", name, "--wait=false")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def repeating(
+    cluster: Cluster, operator: None, eye: Eye, kubectl: Kubectl, tidy: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The namespace of resources that fail from the suite's beginning on, so that nobody waits for their restarts; empty where their pods
+    would not reach a hub here."""
+    if cluster.kind != "local":
+        yield ""
+        return
+    with failing(kubectl, tmp_path_factory.mktemp("own")) as namespace:
+        yield namespace
+
+
 @pytest.fixture
 def namespace(kubectl: Kubectl, tidy: None, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of its own, which takes restricted pods only; shown when the test failed, and gone afterwards."""
@@ -136,8 +136,17 @@ def eye(kubectl: Kubectl, operator: None) -> Iterator[Eye]:
 
 @pytest.fixture
 def situation(eye: Eye, kubectl: Kubectl, namespace: str, request: pytest.FixtureRequest) -> Situation:
-    rows = request.node.stash[ROWS] = []
-    return Situation(eye, kubectl, namespace, request.node.name, rows)
+    return Situation(eye, kubectl, namespace, _id(request.node), SITUATIONS.rows(request.node))
+
+
+@pytest.fixture
+def rollout(request: pytest.FixtureRequest) -> Rollout:
+    return Rollout(_id(request.node), ROLLOUTS.rows(request.node))
+
+
+def _id(test: pytest.Item) -> str:
+    """Without the folder: the tables are wide enough."""
+    return test.nodeid.rpartition("/")[2]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from product import installation, metrics, resource
 from product.client import Client
 from product.eye import Eye, Seen
 from product.resource import condition
+from product.rollouts import Rollout
 from product.situations import LABEL, Knows, Situation
 
 from cluster.kubectl import CommandFailed, Kubectl, wait_for
@@ -37,7 +38,7 @@ def _newer(deployment: Seen) -> bool:
 
 
 def test_a_rollout_that_is_stuck_and_one_that_is_done(
-    smollm2: str, situation: Situation, client: Client, kubectl: Kubectl, namespace: str
+    smollm2: str, situation: Situation, rollout: Rollout, client: Client, kubectl: Kubectl, namespace: str
 ) -> None:
     """The old revision serves until the new one can."""
     begun = time.time()
@@ -46,7 +47,10 @@ def test_a_rollout_that_is_stuck_and_one_that_is_done(
     knows = Knows("pods", lambda pod: _waits_for(pod) in ("ErrImagePull", "ImagePullBackOff"))
     seen = situation("rollout stuck", "smollm2", knows, "ModelLoaded", "ImagePullError")
     assert (condition(seen, "Available") or {})["status"] == "True"
-    assert not client.chat(smollm2, "smollm2", prompts=["Hello"], max_tokens=4)[0].error
+    assert seen["status"]["serving"] == {"current": 0, "previous": 1}
+    chats = client.chat(smollm2, "smollm2", max_tokens=4)
+    assert not [chat.error for chat in chats if chat.error]
+    rollout("old revision serves until the new is ready", chats)
     generation = (kubectl.get("deployment", "smollm2", namespace) or {})["metadata"]["generation"]
     begun = time.time()
     _patch(kubectl, namespace, '{"spec": {"image": null}}')
@@ -126,14 +130,19 @@ def test_a_new_generation_of_a_resource_that_was_ready(ready: str, no_operator: 
         kubectl("wait", "--for=condition=Ready", f"mdep/{ready}", "-n", namespace, "--timeout=2s")
 
 
-def test_a_pod_leaves_the_service_before_it_drains(smollm2: str, client: Client, eye: Eye, kubectl: Kubectl, namespace: str) -> None:
+def test_a_pod_leaves_the_service_before_it_drains(
+    smollm2: str, rollout: Rollout, client: Client, eye: Eye, kubectl: Kubectl, namespace: str
+) -> None:
     """No new connections, then unready, then the last answer, then the end; Kubernetes' own records tell the order."""
     (old,) = kubectl.list("pods", namespace, "-l", f"{LABEL}=smollm2")
-    load = client.start(smollm2, "smollm2", max_tokens=200)
-    wait_for(lambda: metrics.running(kubectl, namespace) >= 8, 60, "running chats")
+    # Long enough that the first is not over before the last begins.
+    prompts = [f"Write a long story about the number {number}." for number in range(16)]
+    load = client.start(smollm2, "smollm2", prompts=prompts, max_tokens=200)
+    wait_for(lambda: metrics.running(kubectl, namespace) >= 16, 60, "running chats")
     begun = time.time()
     kubectl("delete", "pod", old["metadata"]["name"], "-n", namespace, "--wait=false")
     chats = client.finish(load)
+    rollout("termination in order", chats)
     assert not [chat.error for chat in chats if chat.error]
 
     def endpoint(name: str) -> Callable[[Seen], bool]:

@@ -7,6 +7,7 @@ import time
 from product import metrics, resource
 from product.chats import PROMPTS
 from product.client import Chat, Client
+from product.rollouts import Rollout
 
 from cluster.kubectl import Kubectl, wait_for
 
@@ -42,7 +43,7 @@ def test_a_pod_killed_in_mid_answer_is_replaced(smollm2: str, client: Client, ku
     assert not client.chat(smollm2, "smollm2", prompts=PROMPTS[:2], max_tokens=8)[0].error
 
 
-def test_max_num_seqs_edited_under_load(client: Client, apply, model: str, kubectl: Kubectl, namespace: str) -> None:
+def test_max_num_seqs_edited_under_load(rollout: Rollout, client: Client, apply, model: str, kubectl: Kubectl, namespace: str) -> None:
     """The old pod drains by the time that it was made with, long enough here for its slowest answer."""
     apply("smollm2", model=model, maxNumSeqs=16, rollout={"drainSeconds": 240})
     resource.wait_ready(kubectl, "smollm2", 180, namespace)
@@ -54,6 +55,7 @@ def test_max_num_seqs_edited_under_load(client: Client, apply, model: str, kubec
     answered = client.finish(chats)
     seen = resource.wait_ready(kubectl, "smollm2", 180, namespace)
     wait_for(lambda: before not in _pods(kubectl, namespace), 300, "end of the old pod")
+    rollout("slow answers outlive a rollout", answered)
     assert not [chat.error for chat in answered if chat.error], "the rollout cut an answer"
     assert seen["status"]["observedGeneration"] == seen["metadata"]["generation"]
     pod = kubectl.list("pods", namespace, "-l", POD)[0]

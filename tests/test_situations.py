@@ -1,0 +1,188 @@
+"""The gate of the cluster suite, which no cluster is needed for: what was not seen, came too late or was cut fails the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from product import rollouts, situations
+from product.client import Chat
+from product.rollouts import Rollout
+
+ROOT = Path(__file__).parents[1]
+CONFTEST = """
+from pathlib import Path
+
+import pytest
+from product import situations
+from product.gate import Gate
+from product.situations import Row
+
+GATE = Gate("what was seen", Path(__file__).parent, situations.table, frozenset({"disk full", "node lost"}), frozenset({ELSEWHERE}))
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(GATE)
+
+
+@pytest.fixture
+def row(request):
+    return lambda *seen: GATE.rows(request.node).append(Row(*seen))
+"""
+BOTH = """
+import pytest
+
+
+def test_a_disk(row):
+    row("disk full", "test_a_disk", "DiskFull", 0.1)
+
+
+def test_a_node(row):
+    row("node lost", "test_a_node", "NodeLost", 4.9)
+"""
+UNSEEN = "NOT SEEN: node lost"
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """Of two situations, both of which are seen."""
+    (tmp_path / "conftest.py").write_text(CONFTEST.replace("ELSEWHERE", ""))
+    (tmp_path / "test_it.py").write_text(BOTH)
+    return tmp_path
+
+
+def _run(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """How pytest ends and what it prints."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "e2e"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_suite_that_saw_everything(suite: Path):
+    code, shown = _run(suite, ".")
+    assert code == 0, shown
+    assert re.search(r"^disk full +DiskFull +0\.10 s  test_a_disk\nnode lost +NodeLost +4\.90 s  test_a_node$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "@pytest.mark.skip\n",
+        "@pytest.mark.xfail(strict=False)\n",
+        "@pytest.mark.xfail(raises=ZeroDivisionError)\n",
+        "@pytest.mark.skipif(True, reason='another cluster')\n",
+    ],
+)
+def test_a_test_that_is_not_expected_to_pass_has_seen_nothing(suite: Path, before: str):
+    after = "    1 / 0\n" if "raises" in before else ""
+    (suite / "test_it.py").write_text(BOTH.replace("def test_a_node", f"{before}def test_a_node") + after)
+    code, shown = _run(suite, ".")
+    assert code == 1, shown
+    assert UNSEEN in shown
+    assert not re.search(r"\bfailed", shown)
+
+
+def test_a_test_that_skips_after_it_saw(suite: Path):
+    (suite / "test_it.py").write_text(BOTH + "    pytest.skip()\n")
+    code, shown = _run(suite, ".")
+    assert (code, UNSEEN in shown) == (1, True), shown
+
+
+def test_a_test_that_fails_after_it_saw(suite: Path):
+    (suite / "test_it.py").write_text(BOTH + "    assert False\n")
+    code, shown = _run(suite, ".")
+    assert (code, UNSEEN in shown) == (1, True), shown
+
+
+def test_a_test_that_is_gone(suite: Path):
+    (suite / "test_it.py").write_text(BOTH.partition("def test_a_node")[0])
+    code, shown = _run(suite, ".")
+    assert (code, UNSEEN in shown) == (1, True), shown
+
+
+def test_a_part_of_the_suite_need_not_see_everything(suite: Path):
+    for part in (("test_it.py::test_a_disk",), (".", "-k", "disk")):
+        code, shown = _run(suite, *part)
+        assert (code, UNSEEN in shown) == (0, False), shown
+
+
+@pytest.mark.parametrize("part", [".", "test_it.py::test_a_node"])
+def test_a_row_that_is_late(suite: Path, part: str):
+    (suite / "test_it.py").write_text(BOTH.replace("4.9", "5.1"))
+    code, shown = _run(suite, part)
+    assert code == 1, shown
+    assert "LATE: node lost after 5.10 s of 5, test_a_node" in shown
+
+
+def test_lines_of_progress_have_a_bound_of_their_own(suite: Path):
+    for seconds, expected in ((9.9, 0), (10.1, 1)):
+        (suite / "test_it.py").write_text(BOTH.replace("4.9", f"{seconds}, {situations.LINE_SECONDS}"))
+        code, shown = _run(suite, ".")
+        assert code == expected, shown
+
+
+def test_what_only_another_cluster_can_show(suite: Path):
+    (suite / "conftest.py").write_text(CONFTEST.replace("ELSEWHERE", '"node lost"'))
+    (suite / "test_it.py").write_text(BOTH.replace("def test_a_node", "@pytest.mark.skip\ndef test_a_node"))
+    code, shown = _run(suite, ".")
+    assert (code, UNSEEN in shown) == (0, False), shown
+    assert "not on this cluster: node lost" in shown
+
+
+@pytest.mark.parametrize("kind", ["local", "current"])
+def test_the_cluster_suite_has_both_gates(kind: str):
+    """With its own conftest.py, as `make e2e` calls it, but no test, so that no cluster is needed."""
+    _, shown = _run(ROOT, "e2e/tests", "--ignore-glob=*/test_*.py", JITNEY_CLUSTER=kind, PYTEST_DISABLE_PLUGIN_AUTOLOAD="")
+    only_local = situations.LOCAL_ONLY | rollouts.LOCAL_ONLY
+    here = frozenset() if kind == "local" else only_local
+    needed = situations.NEEDED | rollouts.NEEDED
+    assert only_local < needed
+    assert set(re.findall(r"^NOT SEEN: (.+)$", shown, re.MULTILINE)) == needed - here, shown
+    assert set(re.findall(r"^not on this cluster: (.+)$", shown, re.MULTILINE)) == here
+
+
+def _chat(started: float, error: str | None = None, answer: str = "", finish_reason: str | None = None) -> Chat:
+    return Chat(1, "Hello", answer, started, 1.0, error, finish_reason=finish_reason)
+
+
+WHOLE = _chat(0, answer="Hi", finish_reason="stop")
+REFUSED = _chat(0, "ConnectionRefusedError: [Errno 111] Connection refused")
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        _chat(0, "ValueError: the stream ended without [DONE]", "H"),
+        _chat(0, "ValueError: HTTP 503 after all", "H"),
+        _chat(0, "ConnectionResetError: [Errno 104] Connection reset by peer"),
+        _chat(0, "ValueError: HTTP 500 "),
+        _chat(0, answer="H"),
+    ],
+)
+def test_a_chat_that_is_neither_whole_nor_refused_was_cut(cut: Chat):
+    rows: list[rollouts.Row] = []
+    rollout = Rollout("test_it", rows)
+    rollout("drained", [WHOLE, REFUSED, _chat(0, "ValueError: HTTP 503 ")])
+    rollout("torn", [WHOLE, cut])
+    rollout("nobody came", [])
+    assert [(row.asked, row.whole, row.refused, row.cut) for row in rows] == [(3, 1, 2, 0), (2, 1, 0, 1), (0, 0, 0, 0)]
+    assert [row.wrong for row in rows] == ["", "CUT: 1 of 2 chats, torn, test_it", "NOBODY ASKED: nobody came, test_it"]
+
+
+def test_each_step_has_the_chats_that_were_under_way():
+    """One that began in the step before and ended in this one is in both."""
+    rows: list[rollouts.Row] = []
+    chats = [_chat(at, answer="Hi", finish_reason="stop") for at in (0.0, 9.5, 15.0, 19.5, 30.0)]
+    Rollout("test_it", rows).steps({"first": 10.0, "second": 20.0}, chats)
+    assert [(row.situation, row.asked) for row in rows] == [("first", 3), ("second", 2)]

@@ -7,10 +7,11 @@ from enum import Enum
 
 
 class Verdict(Enum):
-    """UNKNOWN where only the launch itself can tell."""
+    """UNKNOWN where only the launch itself can tell; REFUSED where it is not memory that stands in its way."""
 
     FITS = "fits"
     DOES_NOT_FIT = "does_not_fit"
+    REFUSED = "refused"
     UNKNOWN = "unknown"
 
 

@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import uuid
+from functools import partial
 
+from jitney_operator import verdict
 from jitney_operator.api import KIND, Json
 from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.claims import Claims
@@ -91,7 +93,7 @@ async def _serve(settings: Settings, cluster: Cluster, lease: Lease, stop: async
         warmup.again,
         metrics,
     )
-    health = Health(settings.http_port, lambda: watches.ready, lambda: lease.mine, metrics)
+    health = Health(settings.http_port, lambda: watches.ready, lambda: lease.mine, metrics, partial(verdict.of, settings=settings))
     await health.start()
     watches.start()
     jobs = [

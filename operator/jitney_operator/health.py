@@ -1,27 +1,40 @@
-"""The operator's own port: /livez, /readyz, /metrics."""
+"""The operator's own port: /livez, /readyz, /metrics, and /v1/verdict."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
 
 from aiohttp import web
 
+from jitney_operator.api import Json
 from jitney_operator.errors import SettingsError
 from jitney_operator.metrics import Metrics
+from jitney_operator.verdict import NotAManifest
+
+# Bytes of a manifest, seconds that it may take to come, and how many may be on their way at once: whoever reaches the port may ask, and the
+# loop that answers is the one that reconciles.
+LARGEST, SECONDS, AT_ONCE = 64 * 1024, 2.0, 8
 
 
 class Health:
-    """`ready` says whether the watches are up; the process is alive as long as the event loop answers."""
+    """`ready` says whether the watches are up; the process is alive as long as the event loop answers. `verdict` makes the answer for a
+    manifest, or raises NotAManifest."""
 
-    def __init__(self, port: int, ready: Callable[[], bool], leader: Callable[[], bool], metrics: Metrics) -> None:
-        self._port, self._ready, self._leader, self._metrics = port, ready, leader, metrics
+    def __init__(
+        self, port: int, ready: Callable[[], bool], leader: Callable[[], bool], metrics: Metrics, verdict: Callable[[object], Json]
+    ) -> None:
+        self._port, self._ready, self._leader, self._metrics, self._verdict = port, ready, leader, metrics, verdict
+        self._asking = 0
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(client_max_size=LARGEST)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._text)
+        app.router.add_post("/v1/verdict", self._judge)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         try:
@@ -42,3 +55,24 @@ class Health:
     async def _text(self, request: web.Request) -> web.Response:
         self._metrics.leader.set(self._leader())
         return web.Response(body=self._metrics.text(), content_type="text/plain")
+
+    async def _judge(self, request: web.Request) -> web.Response:
+        """Every replica answers, the one that holds the Lease or not: nothing is read and nothing written."""
+        if self._asking >= AT_ONCE:
+            return web.Response(status=503, text="too many ask at once\n", headers={"Retry-After": "1"})
+        self._asking += 1
+        try:
+            async with asyncio.timeout(SECONDS):
+                text = await request.read()
+        except TimeoutError:
+            return web.Response(status=408, text=f"the manifest did not come within {SECONDS:.0f} s\n")
+        finally:
+            self._asking -= 1
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            return web.Response(status=400, text=f"the body is not JSON: {error}\n")
+        try:
+            return web.json_response(self._verdict(body))
+        except NotAManifest as error:
+            return web.Response(status=400, text=f"{error}\n")

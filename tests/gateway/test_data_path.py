@@ -16,6 +16,7 @@ from jitney_gateway.destination import Destination, of_model
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import ERROR, LOADING, READY, Model, Replica
 from jitney_gateway.server import app
+from jitney_gateway.server.peers import Peers
 from support.rig import CHAT, COMPLETION, PROMPTS, Rig, until
 from support.serving import served
 
@@ -178,6 +179,29 @@ async def test_an_abort_ends_the_question_by_its_name(door: httpx.AsyncClient, r
     rig.runner.gate.release(1000)
     await until(lambda: rig.async_engine.pending == 0)
     assert (await door.post(route, json=asked | {"max_tokens": 2})).status_code == 200, "the name may be used again"
+
+
+@both
+async def test_an_abort_may_reach_another_front_door(rig: Rig, stream: bool):
+    """Which one a connection leads to is the Service's choice. One that is gone is no hindrance."""
+    async with (
+        served(rig.app) as runtime,
+        served(app.make(Fixed(model("fake", READY, runtime)), Catalogue.read())) as first,
+        served(app.make(Fixed(model("fake", READY, runtime)), Catalogue.read(), peers=Peers(first.removeprefix("http://")))) as second,
+        served(app.make(Fixed(model("fake", READY, runtime)), Catalogue.read(), peers=Peers("127.0.0.1:9"))) as alone,
+        httpx.AsyncClient(timeout=30) as client,
+    ):
+        rig.runner.gate = threading.Semaphore(3)
+        asking = asyncio.create_task(client.post(f"{first}{CHAT}", json=body(CHAT, max_tokens=50, stream=stream, request_id="mine")))
+        await until(lambda: len(rig.runner.batches) == 3)
+        abort = "/v1/models/fake/requests/mine/abort"
+        assert (await client.post(f"{alone}{abort}")).json() == {"msg": "NOT_FOUND"}
+        assert (await client.post(f"{second}{abort}", headers={"x-jitney-peer": "1"})).json() == {"msg": "NOT_FOUND"}
+        assert (await client.post(f"{second}{abort}")).json() == {"msg": "DONE"}
+        assert (await asking).status_code == (200 if stream else 499)
+        assert (await client.post(f"{second}{abort}")).json() == {"msg": "NOT_FOUND"}
+        rig.runner.gate.release(1000)
+        await until(lambda: rig.async_engine.pending == 0)
 
 
 async def test_a_question_with_the_same_name_is_not_forgotten_with_an_earlier_one(door: httpx.AsyncClient, rig: Rig):

@@ -16,6 +16,7 @@ from jitney_gateway.server.guard import Terms
 from jitney_gateway.server.intake import MEBIBYTE
 from jitney_gateway.server.keyring import Keyring
 from jitney_gateway.server.keys import KeysError
+from jitney_gateway.server.peers import Peers
 
 
 def main() -> None:
@@ -37,8 +38,8 @@ def main() -> None:
 async def serve(settings: Settings, terms: Terms) -> None:
     """Until SIGTERM, and until the last answer under way is out."""
     catalogue = Catalogue.read(settings.catalogue)
-    backend = await KubernetesBackend.connect(settings.namespace, settings.namespaces)
-    application = app.make(backend, catalogue, settings.bounds, terms)
+    backend = await KubernetesBackend.connect(settings.namespace, settings.namespaces, settings.operator_url)
+    application = app.make(backend, catalogue, settings.bounds, terms, Peers(settings.peers))
     try:
         leave = partial(backend.leave, settings.linger)
         await serving.serve(application, settings.host, settings.port, settings.log_level, terms.client_seconds, leave)

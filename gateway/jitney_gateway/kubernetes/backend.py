@@ -11,9 +11,10 @@ from urllib.parse import urlencode
 
 from jitney_gateway.destination import Destination
 from jitney_gateway.errors import GatewayError, unknown_model
-from jitney_gateway.fit import Fit, Verdict
+from jitney_gateway.fit import Fit
 from jitney_gateway.kubernetes import manifest
 from jitney_gateway.kubernetes.cluster import AGENT, Cluster
+from jitney_gateway.kubernetes.judge import Judge
 from jitney_gateway.kubernetes.models import Names
 from jitney_gateway.kubernetes.registry import ConfigMapRegistry
 from jitney_gateway.kubernetes.scaling import Scaling
@@ -32,9 +33,9 @@ PATIENCE = 60.0
 class KubernetesBackend:
     """Launches into one namespace; lists and serves what is there and in the others that it is told of, whoever made it."""
 
-    def __init__(self, cluster: Cluster, home: str, namespaces: tuple[str, ...] | None) -> None:
-        """`namespaces` has `home`; None: all."""
-        self._cluster, self._home, self._namespaces = cluster, home, namespaces
+    def __init__(self, cluster: Cluster, home: str, namespaces: tuple[str, ...] | None, operator_url: str = "") -> None:
+        """`namespaces` has `home`; None: all. Without `operator_url` the operator is not asked for its verdicts."""
+        self._cluster, self._home, self._namespaces, self._judge = cluster, home, namespaces, Judge(operator_url)
         self.sight = Sight(cluster, home, namespaces)
         self._waking, self._scaling = Waking(cluster, self.sight.models), Scaling(cluster, self.sight.models)
         self.registry = ConfigMapRegistry(cluster, home)
@@ -42,9 +43,9 @@ class KubernetesBackend:
         self._leaving, self._refusing, self._gone = "", False, asyncio.Event()
 
     @classmethod
-    async def connect(cls, home: str, namespaces: tuple[str, ...] | None) -> Self:
+    async def connect(cls, home: str, namespaces: tuple[str, ...] | None, operator_url: str = "") -> Self:
         """Its watches begin, and go on until it is closed."""
-        backend = cls(await Cluster.connect(), home, namespaces)
+        backend = cls(await Cluster.connect(), home, namespaces, operator_url)
         backend.sight.start()
         return backend
 
@@ -63,11 +64,9 @@ class KubernetesBackend:
     # Launches
 
     async def fit(self, launch: Launch) -> Fit:
-        """The API server tries the resource without keeping it. Where it would fit is the operator's to say, and it says so on the
-        resource once that is there."""
-        await self._create(launch, dryRun="All")
-        words = "the cluster accepts the resource; whether a pod finds room is decided by the operator and told by the model's status"
-        return Fit(Verdict.UNKNOWN, f"{words} right after the launch")
+        """The API server tries the resource without keeping it, and the operator says what it would say of what came of that."""
+        _, tried = await self._create(launch, dryRun="All")
+        return await self._judge.fit(tried)
 
     async def launch(self, launch: Launch) -> str:
         uid, answer = await self._create(launch)

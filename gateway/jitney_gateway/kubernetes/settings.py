@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,10 @@ class Settings:
     log_level: str = "info"
     namespace: str = "default"
     namespaces: tuple[str, ...] | None = ("default",)
+    # Where the operator says beforehand whether a launch fits; empty: it is not asked.
+    operator_url: str = ""
+    # host:port that leads to every front door beside this one; empty: there is none.
+    peers: str = ""
     bounds: Bounds = field(default_factory=Bounds)
     # The administrator's models, as the operator's configuration has them.
     catalogue: Mapping[str, Any] = field(default_factory=dict)
@@ -55,6 +60,8 @@ class Settings:
             log_level=level,
             namespace=home,
             namespaces=_namespaces(environ.get("JITNEY_NAMESPACES") or "", home),
+            operator_url=_url(environ, "JITNEY_OPERATOR_URL"),
+            peers=_host_port(environ, "JITNEY_PEERS"),
             bounds=Bounds(
                 per_replica=_whole(environ, "JITNEY_MAX_REQUESTS_PER_REPLICA", usual.per_replica, 1, 1_000_000),
                 in_all=_whole(environ, "JITNEY_MAX_REQUESTS", usual.in_all, 1, 1_000_000),
@@ -87,6 +94,20 @@ def _namespaces(text: str, home: str) -> tuple[str, ...] | None:
     """`a, b` besides the own one, or `*`."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     return None if "*" in names else tuple(dict.fromkeys([home, *names]))
+
+
+def _url(environ: Mapping[str, str], name: str) -> str:
+    text = environ.get(name) or ""
+    if text and not re.fullmatch(r"https?://[^/?#\s]+/?", text):
+        raise SettingsError(f"{name} must be a URL without a path, such as http://jitney-operator.jitney-system.svc:8080, not {text}")
+    return text
+
+
+def _host_port(environ: Mapping[str, str], name: str) -> str:
+    text = environ.get(name) or ""
+    if text and not re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]{1,5}", text):
+        raise SettingsError(f"{name} must be host:port, such as jitney-gateway-peers.jitney-system.svc:9997, not {text}")
+    return text
 
 
 def _whole(environ: Mapping[str, str], name: str, usual: int, least: int, most: int) -> int:

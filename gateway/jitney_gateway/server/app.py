@@ -21,14 +21,17 @@ from jitney_gateway.server import chatting, launching, logs, metrics, overview, 
 from jitney_gateway.server.guard import Guard, Terms
 from jitney_gateway.server.keyring import Keyring
 from jitney_gateway.server.limits import Limits
+from jitney_gateway.server.peers import Peers
 from jitney_gateway.server.permitted import Permitted
 
 
-def make(backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None, terms: Terms | None = None) -> FastAPI:
+def make(
+    backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None, terms: Terms | None = None, peers: Peers | None = None
+) -> FastAPI:
     """The backend is started and stopped by whoever owns it."""
     terms, told_metrics, limits = terms or Terms(), metrics.Metrics(), Limits(time.monotonic)
     seen = Permitted(backend)
-    data = chatting.Data(seen, bounds or Bounds(), limits, told_metrics)
+    data = chatting.Data(seen, bounds or Bounds(), limits, told_metrics, peers or Peers())
     _follow(told_metrics, data, terms.keyring)
 
     @asynccontextmanager

@@ -26,6 +26,7 @@ from jitney_gateway.server.dispatch import Dispatch
 from jitney_gateway.server.limits import Limits
 from jitney_gateway.server.meter import Meter, asked_usage
 from jitney_gateway.server.metrics import Metrics
+from jitney_gateway.server.peers import Peers
 from jitney_gateway.server.question import Ended, Question
 from jitney_gateway.server.uids import by_uid
 from jitney_gateway.server.visit import Visit, current
@@ -89,8 +90,8 @@ class Teller:
 class Data:
     """The questions under way. Lives on the event loop."""
 
-    def __init__(self, backend: Backend, bounds: Bounds, limits: Limits, metrics: Metrics) -> None:
-        self._dispatch = Dispatch(backend, bounds)
+    def __init__(self, backend: Backend, bounds: Bounds, limits: Limits, metrics: Metrics, peers: Peers) -> None:
+        self._dispatch, self._peers = Dispatch(backend, bounds), peers
         self._limits, self._metrics = limits, metrics
         # By who asked, so that nobody ends another's.
         self._asked: dict[tuple[str, str, str], Question] = {}
@@ -160,14 +161,15 @@ class Data:
         if self._asked.get(key) is question:
             del self._asked[key]
 
-    def abort(self, uid: str, name: str) -> str:
-        """Xinference's word for what became of it."""
+    async def abort(self, request: Request, uid: str, name: str) -> str:
+        """Xinference's word for what became of it, here or at another front door."""
+        assert self._client is not None
         destination = self._dispatch.find(uid)
         if destination is None:
             return "NO_OP"
         question = self._asked.get((current.get().key_id, destination.uid, name))
         if question is None:
-            return "NOT_FOUND"
+            return "DONE" if await self._peers.abort(self._client, request) else "NOT_FOUND"
         question.end()
         return "DONE"
 
@@ -181,7 +183,7 @@ def routes(data: Data) -> APIRouter:
         return await data.answer(request)
 
     @router.post("/v1/models/{uid:uid}/requests/{request_id}/abort")
-    async def abort(uid: str, request_id: str) -> JSONResponse:
-        return JSONResponse({"msg": data.abort(uid, request_id)})
+    async def abort(request: Request, uid: str, request_id: str) -> JSONResponse:
+        return JSONResponse({"msg": await data.abort(request, uid, request_id)})
 
     return router

@@ -145,6 +145,30 @@ def test_every_field_reaches_the_pods(namespace: Namespace, operator: Operator):
     assert (made["priority"], made["runtimeClassName"]) == (1000, "sandboxed")
 
 
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [("hf://org/unheard-of", "org/unheard-of"), ("pvc://weights/model", "/mnt/model/model"), ("file:///opt/model", "/opt/model")],
+    ids=["the hub", "a claim", "the image"],
+)
+def test_a_model_that_nobody_measured_is_taken_and_told(namespace: Namespace, operator: Operator, model: str, repository: str):
+    """Its shape is not known, so whether it fits is not either; what the person says of it goes to the runtime as it is."""
+    namespace.create(model=model, maxModelLen=2048)
+    operator.until(lambda: children.settled(namespace))
+    accepted, resolved = namespace.condition("Accepted"), namespace.get()["status"]["resolved"]
+    assert (accepted["status"], accepted["reason"]) == ("True", "ShapeUnknown")
+    assert accepted["message"] == "The model is not in the catalogue: whether it fits was not checked."
+    assert accepted["message"] in namespace.kubectl("describe", "modeldeployment", "chat")
+    assert (resolved["repository"], resolved["maxModelLen"], resolved["profile"]) == (repository, 2048, "cpu")
+    assert not {"estimatedMemory", "breakdown", "size"} & resolved.keys()
+    args = runtime(namespace)["args"]
+    flags = dict(zip(args[::2], args[1::2], strict=True))
+    assert (flags["--model"], flags["--max-model-len"]) == (repository, "2048")
+    # It is no failure: once it serves, the one word says so.
+    children.finish_rollout(namespace)
+    operator.until(lambda: namespace.reason() == "Ready")
+    assert namespace.condition("Accepted")["reason"] == "ShapeUnknown"
+
+
 def volume(namespace: Namespace, name: str) -> dict[str, Any]:
     return next(dict(found) for found in pod(namespace)["volumes"] if found["name"] == name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,25 @@ def forbid(namespace: Namespace, what: str, name: str) -> None:
     namespace.kubectl("create", "quota", name, f"--hard={what}=0")
     status = {"status": {"hard": {what: "0"}, "used": {what: "0"}}}
     namespace.kubectl("patch", "resourcequota", name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+
+
+def test_a_pod_that_its_node_will_not_have(plane: ControlPlane, namespace: Namespace, tmp_path: Path):
+    """Another is made at once and starts as if nothing had been: until it is ready, why it had to be made counts."""
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL)
+        operator.until(lambda: children.settled(namespace))
+        children.make_pod(namespace, "chat-9")
+        # As a kubelet of 1.34 writes it.
+        words = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+        refused = {"phase": "Failed", "reason": "NodeAffinity", "message": words, "startTime": datetime.now(UTC).isoformat()}
+        children.set_container(namespace, {}, "chat-9", **refused)
+        children.make_pod(namespace, "chat-1")
+        operator.until(lambda: namespace.reason() == "PodEvicted")
+        assert namespace.condition("Scheduled")["status"] == "False"
+        assert words in namespace.condition("Scheduled")["message"]
+        failure = namespace.get()["status"]["lastFailure"]
+        assert (failure["reason"], failure["pod"]) == ("PodEvicted", "chat-9")
+        assert "container" not in failure, "it is the pod that was refused"
+        children.finish_rollout(namespace)
+        operator.until(lambda: namespace.reason() == "Ready")
+        assert namespace.condition("Scheduled")["reason"] == "Placed"

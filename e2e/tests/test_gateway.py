@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from product import installation, model_claim, resource
-from product.client import Client
+from product import front_door, installation, model_claim, resource
+from product.client import Chat, Client
+from product.front_door import HOME
 from product.restricted import assert_restricted
+from product.rollouts import Rollout
 from test_model import model_folder
 from xinference_client import RESTfulClient
 
-from cluster.images import GATEWAY
 from cluster.kubectl import CommandFailed, Kubectl, wait_for
-from cluster.local import LocalCluster
 from cluster.target import Cluster
 
 OURS = "app.kubernetes.io/name=jitney-gateway"
@@ -28,7 +28,6 @@ OBJECTS = (
     "deployments,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,"
     "validatingadmissionpolicies,validatingadmissionpolicybindings"
 )
-HOME = "default"
 REGISTRATIONS = "jitney-registrations"
 IN_CLUSTER = f"http://jitney-gateway.{installation.NAMESPACE}.svc.cluster.local/v1"
 
@@ -36,15 +35,8 @@ IN_CLUSTER = f"http://jitney-gateway.{installation.NAMESPACE}.svc.cluster.local/
 @pytest.fixture(scope="module")
 def door(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[str]:
     """Two of them, which launch into `default` and serve all namespaces; the URL for this machine."""
-    if not isinstance(cluster, LocalCluster):
-        pytest.skip("only the local cluster's Service addresses are reached from this machine")
-    repository, _, tag = cluster.reference(GATEWAY).rpartition(":")
-    settings = {"enabled": "true", "image.repository": repository, "image.tag": tag, "namespace": HOME, "namespaces": "{*}"}
-    flags = [word for name, value in settings.items() for word in ("--set", f"gateway.{name}={value}")]
-    installation.install(cluster, kubectl, installation.VALUES, *flags)
-    service = kubectl.get("service", "jitney-gateway", installation.NAMESPACE) or {}
-    yield f"http://{service['spec']['clusterIP']}"
-    installation.install(cluster, kubectl)
+    with front_door.installed(cluster, kubectl, namespaces="{*}") as url:
+        yield url
     assert not kubectl("get", OBJECTS, "--all-namespaces", "-l", OURS, "-o", "name").split()
 
 
@@ -109,7 +101,7 @@ def test_a_launch_that_cannot_be_says_why(door: str, kubectl: Kubectl) -> None:
 
 
 def test_a_replaced_door_and_a_drained_replica_cut_no_answer(
-    door: str, smollm2: str, client: Client, kubectl: Kubectl, namespace: str
+    door: str, smollm2: str, rollout: Rollout, client: Client, kubectl: Kubectl, namespace: str
 ) -> None:
     """Sixteen chats at a time through the Service of two doors, to two replicas; one of each is replaced."""
     kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=2")
@@ -124,12 +116,12 @@ def test_a_replaced_door_and_a_drained_replica_cut_no_answer(
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
     client.enough(load)
     chats = client.finish(load)
+    rollout("door and replica replaced", chats)
     errors = sorted({chat.error for chat in chats if chat.error})
-    print(f"\n{len(chats)} chats, {sum(not chat.error for chat in chats)} answered, errors {errors}")
     assert not errors
 
 
-def test_a_model_that_sleeps_is_woken(door: str, smollm2: str, kubectl: Kubectl, namespace: str) -> None:
+def test_a_model_that_sleeps_is_woken(door: str, smollm2: str, rollout: Rollout, kubectl: Kubectl, namespace: str) -> None:
     """Its question waits meanwhile; what is suspended stays so."""
     kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=0")
     resource.wait_until(kubectl, "smollm2", "asleep", lambda seen: seen["status"].get("reason") == "ScaledToZero", 120, namespace)
@@ -138,6 +130,7 @@ def test_a_model_that_sleeps_is_woken(door: str, smollm2: str, kubectl: Kubectl,
     answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=180)
     assert answer.status_code == 200, answer.text
     print(f"\nanswered {time.monotonic() - begun:.1f} s after it was asked of a model with no replica")
+    rollout("scaled to zero and woken", [_chat(answer)])
     kubectl("patch", "mdep", "smollm2", "-n", namespace, "--type=merge", "-p", '{"spec": {"suspend": true}}')
     resource.wait_until(kubectl, "smollm2", "Suspended", lambda seen: seen["status"].get("reason") == "Suspended", 120, namespace)
     refused = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=60)
@@ -146,7 +139,7 @@ def test_a_model_that_sleeps_is_woken(door: str, smollm2: str, kubectl: Kubectl,
 
 
 def test_a_model_that_its_load_sends_to_sleep_is_woken(
-    door: str, apply: Callable[..., None], model: str, kubectl: Kubectl, namespace: str
+    door: str, apply: Callable[..., None], model: str, rollout: Rollout, kubectl: Kubectl, namespace: str
 ) -> None:
     """No pod of it is left; its question waits, and nobody changes the spec."""
     apply("smollm2", model=model, autoscaling={"minReplicas": 0, "maxReplicas": 2, "scaleDownDelaySeconds": 5})
@@ -160,6 +153,7 @@ def test_a_model_that_its_load_sends_to_sleep_is_woken(
     answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=180)
     assert answer.status_code == 200, answer.text
     print(f"\nanswered {time.monotonic() - begun:.1f} s after it was asked of a model that its load had sent to sleep")
+    rollout("asleep at zero and woken", [_chat(answer)])
     assert (kubectl.get("mdep", "smollm2", namespace) or {})["metadata"]["generation"] == seen["metadata"]["generation"]
 
 
@@ -204,6 +198,12 @@ def _command_line(cluster: Cluster, *arguments: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def _chat(answer: httpx.Response) -> Chat:
+    """One that was answered, and not streamed."""
+    (choice,), seconds = answer.json()["choices"], answer.elapsed.total_seconds()
+    return Chat(1, "Hello", choice["message"]["content"], time.time() - seconds, seconds, finish_reason=choice["finish_reason"])
 
 
 def _lines(client: Client, load: str) -> list[object]:

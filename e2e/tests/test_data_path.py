@@ -1,0 +1,209 @@
+"""Where the front door leads chats in a cluster, and what it does when there is too much, nobody listens, or a pod dies. It wants a key."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from product import front_door, installation, model_claim, pods, resource
+from product.front_door import HOME
+from product.launching import COMMAND
+from product.pods import Pod
+from test_model import model_folder
+from xinference_client import RESTfulClient
+
+from cluster.kubectl import Kubectl, wait_for
+from cluster.target import Cluster
+
+NAME, SECRET = "shared", "front-door-keys"
+# Of each of two pods: rows, and requests that may wait for one.
+ROWS, WAITING = 2, 1
+CHATS = "/v1/chat/completions"
+ENDLESS = {"max_tokens": 4000, "ignore_eos": True, "temperature": 1}
+# Long enough to be worth finding again.
+INSTRUCTIONS = "You answer in one word, and you are sure of it. " * 8
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model in two pods behind one front door. `key` is for all models, `other_key` for others than this one."""
+
+    url: str
+    key: str
+    other_key: str
+    pods: Callable[[], list[Pod]]
+
+    def http(self, key: str | None = None) -> httpx.Client:
+        return httpx.Client(**self._options(key or self.key))
+
+    def http_async(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**self._options(self.key))
+
+    def _options(self, key: str) -> dict[str, Any]:
+        return {"base_url": self.url, "headers": {"Authorization": f"Bearer {key}"}, "timeout": 120, "trust_env": False}
+
+    def ask(self, *messages: str, **more: Any) -> dict[str, Any]:
+        """One chat, which must be answered; short unless `more` says otherwise."""
+        with self.http() as http:
+            answer = http.post(CHATS, json=body(*messages, **more))
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def ended(self) -> dict[str, float]:
+        """Requests that are over, by pod."""
+        return {pod.name: pod.count("jitney_requests_total") for pod in self.pods()}
+
+    def since(self, before: dict[str, float], count: int) -> dict[str, float]:
+        """How many of `count` requests each pod had, once all of them are counted."""
+
+        def counted() -> dict[str, float] | None:
+            found = {name: number - before[name] for name, number in self.ended().items()}
+            return found if sum(found.values()) >= count else None
+
+        return wait_for(counted, 30, f"{count} requests that are over")
+
+    def busy(self) -> list[Pod]:
+        return [pod for pod in self.pods() if pod.count("jitney_requests_running")]
+
+    def until_idle(self) -> None:
+        """No row is taken, and nothing waits for one."""
+        for pod in self.pods():
+            for metric in ("jitney_requests_running", "jitney_requests_waiting"):
+                wait_for(lambda: not pod.count(metric), 60, f"end of {metric} of {pod.name}")  # noqa: B023
+
+
+def body(*messages: str, **more: Any) -> dict[str, Any]:
+    """A chat; all but the last message are instructions."""
+    roles = ["system"] * (len(messages) - 1) + ["user"]
+    turns = [{"role": role, "content": message} for role, message in zip(roles, messages, strict=True)]
+    return {"model": NAME, "messages": turns, "max_tokens": 2, "temperature": 0, **more}
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[Served]:
+    """Loading while the front door is installed. Its keys come from a Secret."""
+    (key, entry), (other_key, other_entry) = made_key("all"), made_key("others", "--model", "other-*")
+    spec = {"model": model_claim.provide(cluster, kubectl, model_folder(), HOME), "replicas": 2, "maxNumSeqs": ROWS}
+    spec |= {"args": ["--max-waiting", str(WAITING)]}
+    document = {"keys.yaml": json.dumps({"keys": [entry, other_entry]})}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": SECRET, "namespace": installation.NAMESPACE},
+        "stringData": document,
+    }
+    deployment = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "spec": spec}
+    kubectl.apply(secret, deployment | {"metadata": {"name": NAME, "namespace": HOME}})
+    try:
+        with front_door.installed(cluster, kubectl, replicas="1", keysSecret=SECRET) as url:
+            resource.wait_ready(kubectl, NAME, 180, HOME)
+            served = Served(url, key, other_key, lambda: pods.of(kubectl, NAME, HOME))
+            wait_for(lambda: known_replicas(served) == ["READY", "READY"], 60, "two replicas that the front door knows")
+            yield served
+    finally:
+        kubectl("delete", "mdep", NAME, "-n", HOME, "--timeout=60s")
+        kubectl("delete", "secret", SECRET, "-n", installation.NAMESPACE)
+
+
+def made_key(name: str, *flags: str) -> tuple[str, dict[str, Any]]:
+    """A key by the command line, and its entry."""
+    command = [*COMMAND, "keys", "make", name, *flags, "-o", "json"]
+    made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    return made["key"], made["entry"]
+
+
+def known_replicas(served: Served) -> list[str]:
+    with served.http() as http:
+        return [replica["status"] for replica in http.get(f"/v1/models/{NAME}/replicas").raise_for_status().json()]
+
+
+def test_who_has_no_key_gets_nothing(served: Served) -> None:
+    """Xinference's client asks first whether one is needed."""
+    assert httpx.get(f"{served.url}/v1/cluster/auth", trust_env=False).json() == {"auth": True}
+    for headers in ({}, {"Authorization": "Bearer jk-wrong"}):
+        answer = httpx.post(f"{served.url}{CHATS}", json=body("Hello"), headers=headers, trust_env=False)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    with pytest.raises(RuntimeError, match="the API key is missing"):
+        RESTfulClient(served.url).list_models()
+    client = RESTfulClient(served.url, api_key=served.key)
+    assert NAME in client.list_models()
+    answered = client.get_model(NAME).chat([{"role": "user", "content": "Hello"}], generate_config={"max_tokens": 2})
+    assert answered["usage"]["completion_tokens"] == 2
+
+
+def test_a_key_is_for_its_models(served: Served) -> None:
+    with served.http(served.other_key) as http:
+        answer = http.post(CHATS, json=body("Hello"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "model_not_allowed")
+        assert http.delete(f"/v1/models/{NAME}").status_code == 403
+    assert NAME not in RESTfulClient(served.url, api_key=served.other_key).list_models()
+
+
+def test_what_begins_alike_goes_to_one_pod(served: Served) -> None:
+    """And what begins otherwise to either."""
+    before = served.ended()
+    for number in range(6):
+        served.ask(INSTRUCTIONS, f"What is {number} plus two?")
+    assert sorted(served.since(before, 6).values()) == [0, 6]
+    # Which pod a beginning belongs to follows from the pods' addresses, as if by chance.
+    for number in range(1, 41):
+        served.ask(f"{number}. {INSTRUCTIONS}", "What is one plus two?")
+        if all(served.since(before, 6 + number).values()):
+            return
+    pytest.fail(f"40 different beginnings all went to one pod: {served.since(before, 46)}")
+
+
+def test_the_pod_with_less_to_do_is_asked_and_who_goes_away_frees_the_row(served: Served) -> None:
+    """Nothing is kept back: the first words come while the answer has no end."""
+    before = served.ended()
+    with served.http() as http, http.stream("POST", CHATS, json=body("Tell a story.", stream=True, **ENDLESS)) as answer:
+        events = answer.iter_lines()
+        assert next(events).startswith("data: ")
+        (busy,) = wait_for(served.busy, 10, "pod that answers")
+        for number in range(3):
+            served.ask(f"What is {number} plus two?")
+        assert served.since(before, 3)[busy.name] == 0
+        assert served.busy() == [busy], "the story goes on"
+    served.until_idle()
+    assert served.since(before, 4)[busy.name] == 1
+
+
+async def test_what_is_too_much_is_told_at_once(served: Served) -> None:
+    """By the runtimes' own queues, with when to try again; who gives up makes room, also one that still waits."""
+
+    def full() -> bool:
+        counts = [(pod.count("jitney_requests_running"), pod.count("jitney_requests_waiting")) for pod in served.pods()]
+        return counts == [(ROWS, WAITING)] * 2
+
+    async with served.http_async() as http:
+        asking = [asyncio.create_task(http.post(CHATS, json=body("Tell a story.", **ENDLESS))) for _ in range(2 * (ROWS + WAITING))]
+        try:
+            await asyncio.to_thread(wait_for, full, 60, "full queues")
+            refused = await http.post(CHATS, json=body("Hello"))
+            assert (refused.status_code, refused.headers.get("retry-after")) == (429, "1"), refused.text
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert not [task for task in asking if task.done()]
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+    await asyncio.to_thread(served.until_idle)
+    served.ask("Hello")
+
+
+async def test_a_pod_that_dies_before_the_first_byte_costs_no_answer(served: Served, kubectl: Kubectl) -> None:
+    """The other one is asked, and its answer is whole. Last in this file: one pod is not the same afterwards."""
+    asking = asyncio.create_task(asyncio.to_thread(served.ask, INSTRUCTIONS, "Tell a story.", max_tokens=400, ignore_eos=True))
+    (dying,) = await asyncio.to_thread(wait_for, served.busy, 30, "pod that answers")
+    (other,) = (pod for pod in served.pods() if pod != dying)
+    before = other.count("jitney_requests_total")
+    # Killed after a moment, in which no such answer comes to its end.
+    await asyncio.to_thread(kubectl, "delete", "pod", dying.name, "-n", HOME, "--grace-period=1", "--wait=false")
+    assert (await asking)["usage"]["completion_tokens"] == 400
+    wait_for(lambda: other.count("jitney_requests_total") == before + 1, 30, "answer of the other pod")

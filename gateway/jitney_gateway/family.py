@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from jitney_gateway.errors import GatewayError, bad_field
-from jitney_gateway.launch import QUANTIZATIONS, Launch, size
+from jitney_gateway.launch import QUANTIZATIONS, Launch, pieces, size
 
 MOST_SPECS = 100
+# Characters of a template, and arguments that it takes in the resource of a cluster, which holds 64 in all.
+LONGEST_TEMPLATE, MOST_PIECES = 32_000, 40
+MOST_STOPS, LONGEST_STOP, MOST_STOP_IDS = 16, 128, 32
 ABILITIES = ("chat", "generate")
 DESCRIBING = {"version", "model_lang", "model_ability", "model_description", "model_family", "architectures"}
 REFUSED = {
-    "chat_template": "the template in the model's own folder or repository is used",
     "prompt_style": "the template in the model's own folder or repository is used",
-    "stop": "what ends an answer is in the model's own generation_config.json; send more with a request",
-    "stop_token_ids": "what ends an answer is in the model's own generation_config.json",
     "reasoning_start_tag": "thoughts are not told apart from the answer yet",
     "reasoning_end_tag": "thoughts are not told apart from the answer yet",
     "tool_parser": "tools are not served yet",
@@ -59,6 +59,9 @@ class Family:
     context: int | None
     specs: tuple[Spec, ...]
     document: Mapping[str, Any]
+    chat_template: str | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, text: object) -> Self:
@@ -89,9 +92,19 @@ class Family:
         specs = given.pop("model_specs", None)
         if not isinstance(specs, list) or not 0 < len(specs) <= MOST_SPECS:
             raise bad_field("model_specs", f"must be a list of 1 to {MOST_SPECS} specs")
+        template, stop = _chat_template(given.pop("chat_template", None)), _stop(given.pop("stop", None))
+        stop_ids = _stop_token_ids(given.pop("stop_token_ids", None))
         _check_described(given)
         _refuse(given, REFUSED, "", "a family")
-        return cls(name, context, tuple(_spec(f"model_specs[{number}]", spec) for number, spec in enumerate(specs)), document)
+        return cls(
+            name,
+            context,
+            tuple(_spec(f"model_specs[{number}]", spec) for number, spec in enumerate(specs)),
+            document,
+            template,
+            stop,
+            stop_ids,
+        )
 
     def told(self) -> dict[str, Any]:
         return {**self.document, "is_builtin": False}
@@ -111,6 +124,9 @@ class Family:
             model_path=launch.model_path if given else spec.reference,
             revision=launch.revision if given else launch.revision or spec.revision,
             max_model_len=launch.max_model_len or self.context,
+            chat_template=self.chat_template,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
         )
 
     def _chosen(self, launch: Launch) -> Spec:
@@ -171,6 +187,38 @@ def _quantizations(place: str, one: object, several: object) -> tuple[str, ...]:
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word.lower() in QUANTIZATIONS for word in words):
         raise bad_field(f"{place}.{field}", f"must be of {', '.join(QUANTIZATIONS)}, not {several if one is None else one!r}")
     return tuple(dict.fromkeys(QUANTIZATIONS[word.lower()] for word in words))
+
+
+def _chat_template(template: object) -> str | None:
+    """None where the model's own is to be used. Xinference takes a built-in family's name too, whose template is not known here."""
+    if not template:
+        return None
+    own = "leave it out, and the template in the model's own folder or repository is used"
+    if not isinstance(template, str) or not any(sign in template for sign in ("{{", "{%")):
+        raise bad_field("chat_template", f"must be the template's own text, in Jinja, and no other family's name; or {own}")
+    if "\0" in template or len(template) > LONGEST_TEMPLATE or len(pieces(template)) > MOST_PIECES:
+        raise bad_field(
+            "chat_template", f"must be at most {LONGEST_TEMPLATE} characters, few dollar signs and no zero among them; or {own}"
+        )
+    return template
+
+
+def _stop(stop: object) -> tuple[str, ...]:
+    texts = [stop] if isinstance(stop, str) and stop else stop or []
+    if (
+        not isinstance(texts, list)
+        or len(texts) > MOST_STOPS
+        or not all(isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in texts)
+    ):
+        raise bad_field("stop", f"must be a list of at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters")
+    return tuple(texts)
+
+
+def _stop_token_ids(ids: object) -> tuple[int, ...]:
+    numbers = ids or []
+    if not isinstance(numbers, list) or len(numbers) > MOST_STOP_IDS or not all(type(one) is int and 0 <= one < 10**8 for one in numbers):
+        raise bad_field("stop_token_ids", f"must be a list of at most {MOST_STOP_IDS} token ids, which are whole numbers from 0")
+    return tuple(numbers)
 
 
 def _check_described(given: dict[str, Any]) -> None:

@@ -6,8 +6,9 @@ true here anyway). The fields are those of xinference-client 4.1.0 and of Xinfer
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Self
@@ -17,6 +18,8 @@ from jitney_gateway.errors import GatewayError, bad_field
 MOST_SEQUENCES = 1024
 # Characters of a name, as the resource of a cluster has them too.
 LONGEST_NAME = 512
+# Of a template: what one argument in the resource of a cluster holds, beside its flag.
+PIECE = 1000
 UID, UID_WORDS = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits, dots, dashes and underscores"
 QUANTIZATIONS = {"none": "none", "int8": "int8", "8-bit": "int8", "int4": "int4", "4-bit": "int4"}
 # A field that may only say what is so anyway: what it may be, and why not more.
@@ -55,6 +58,10 @@ class Launch:
     dtype: str | None = None
     trust_remote_code: bool = False
     envs: Mapping[str, str] = field(default_factory=dict)
+    # What a custom model's family says; no parameter of a launch.
+    chat_template: str | None = None
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
 
     @classmethod
     def parse(cls, body: object) -> Self:
@@ -80,6 +87,13 @@ class Launch:
             raise bad_field(key, MEANINGLESS.get(key, "this is no parameter of a launch"))
         return cls(name=name, **values)
 
+    def of_answers(self) -> list[str]:
+        """Flags of the runtime: how it makes a prompt of a chat, and what ends its answers."""
+        words = [f"--chat-template={piece}" for piece in pieces(self.chat_template or "")]
+        # As JSON any text is itself. A dollar sign could begin a variable of a pod's.
+        words += [f"--stop={json.dumps([stop], ensure_ascii=False)}".replace("$", "\\u0024") for stop in self.stop]
+        return [*words, f"--stop-token-ids={','.join(map(str, self.stop_token_ids))}"] if self.stop_token_ids else words
+
     def wanted_uid(self) -> str:
         """The one that was asked for, else the last part of the name. GatewayError (400) where that can be none."""
         if self.uid:
@@ -88,6 +102,13 @@ class Launch:
         if not re.fullmatch(UID, last):
             raise bad_field("model_uid", f"without one it is the last part of model_name, {last!r}, which can be none: give {UID_WORDS}")
         return last
+
+
+def pieces(template: str) -> list[str]:
+    """It in parts that a resource has room for, and that no pod takes for variables: after a dollar sign none begins with what would make
+    one of it."""
+    parts = re.split(r"(?<=[$])(?=[$(])", template)
+    return [part[start : start + PIECE] for part in parts for start in range(0, len(part), PIECE)]
 
 
 def _check_engine(value: object) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 logger = logging.getLogger(__name__)
 
 # Variables of the same prefix that belong to somebody else on the way: the command line, the test and demo harness, and the key, which
 # never is a flag.
 _NOT_FLAGS = {"JITNEY_API_KEY", "JITNEY_CACHE", "JITNEY_CLUSTER", "JITNEY_ENDPOINT", "JITNEY_IMAGE_REGISTRY"}
+_LONGEST_STOP = 256
 _UNITS = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """What one server serves and how. `kv_cache_memory` is in bytes; None sizes it from the memory that is free after loading."""
+    """What one server serves and how. `kv_cache_memory` is in bytes; None sizes it from the memory that is free after loading.
+    `chat_template` is a text, in place of the model's own; `stop` and `stop_token_ids` end every answer, beside what a request gives."""
 
     model: str
     served_model_name: str
@@ -37,6 +41,9 @@ class RuntimeSettings:
     kv_cache_memory: int | None = None
     kernel: str = "auto"
     trust_remote_code: bool = False
+    chat_template: str | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     termination_log: str = "/dev/termination-log"
     log_level: str = "info"
     api_key: str | None = None
@@ -65,6 +72,24 @@ def _yes(text: str) -> bool:
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
     return words[text.lower()]
+
+
+def _stops(text: str) -> tuple[str, ...]:
+    """A text, or several as a JSON list: no sign between them could not itself be one."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    stops = found if isinstance(found, list) else [text]
+    if not all(isinstance(stop, str) and 0 < len(stop) <= _LONGEST_STOP for stop in stops):
+        raise argparse.ArgumentTypeError(f"must be a text of 1 to {_LONGEST_STOP} characters, or a JSON list of such texts, not {text!r}")
+    return tuple(stops)
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d{1,8}( *, *\d{1,8})*", text):
+        raise argparse.ArgumentTypeError(f"must be token ids such as 0,2, not {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_yes,
         help="run the code that the model's own repository brings (default: refuse such a model)",
     )
+    add(
+        "--chat-template",
+        action="append",
+        help="a file with the chat template, or its text; several are parts of one text; default: the model's own",
+    )
+    add("--stop", action="append", type=_stops, help="a text that ends every answer, or a JSON list of them; may be repeated")
+    add("--stop-token-ids", action="append", type=_ids, help="tokens that end every answer, such as 0,2; may be repeated")
     add("--termination-log", default="/dev/termination-log", help="file that gets one line when the server cannot start")
     add("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     return parser
@@ -126,5 +158,21 @@ def parse_settings(arguments: list[str], environment: Mapping[str, str]) -> Runt
             from_environment.append(f"{flag}={value}")
     found = parser.parse_args(from_environment + arguments)
     values = vars(found)
+    values["chat_template"] = _chat_template(parser, found.chat_template)
+    for name in ("stop", "stop_token_ids"):
+        values[name] = tuple(dict.fromkeys(chain.from_iterable(values[name] or ())))
     values["served_model_name"] = found.served_model_name or found.model.rstrip("/").split("/")[-1]
     return RuntimeSettings(**values, api_key=environment.get("JITNEY_API_KEY") or None)
+
+
+def _chat_template(parser: argparse.ArgumentParser, parts: list[str] | None) -> str | None:
+    """Looked at here: a broken one is to be told before hours of downloading."""
+    if parts is None:
+        return None
+    # Half a second of imports that most servers do not need.
+    from jitney_runtime.text import template
+
+    try:
+        return template.read("".join(parts))
+    except ValueError as error:
+        parser.error(f"argument --chat-template: {error}")

@@ -72,8 +72,19 @@ def test_where_the_weights_are(fields: dict[str, Any], reference: str):
         ({"model_specs": ["x"]}, "model_specs[0]: must be"),
         ({"model_ability": ["chat", "tools"]}, "model_ability: only chat and generate are served, not tools"),
         ({"model_lang": "en"}, "model_lang: must be a list"),
-        ({"chat_template": "{{ x }}"}, "chat_template: the template in the model's own folder"),
-        ({"stop_token_ids": [1]}, "stop_token_ids: what ends an answer"),
+        ({"chat_template": "qwen2.5-instruct"}, "chat_template: must be the template's own text, in Jinja, and no other family's name"),
+        ({"chat_template": 5}, "chat_template: must be the template's own text"),
+        ({"chat_template": "{{ x }}\0"}, "chat_template: must be at most 32000 characters"),
+        ({"chat_template": "{{ x }}" + "x" * 32_000}, "leave it out, and the template in the model's own folder"),
+        ({"chat_template": "{{ x }}" + "$(" * 40}, "chat_template: must be at most 32000 characters, few dollar signs"),
+        ({"stop": "x" * 129}, "stop: must be a list of at most 16 texts of 1 to 128 characters"),
+        ({"stop": [""]}, "stop: must be a list"),
+        ({"stop": ["a"] * 17}, "stop: must be a list"),
+        ({"stop": {"a": 1}}, "stop: must be a list"),
+        ({"stop_token_ids": ["1"]}, "stop_token_ids: must be a list of at most 32 token ids"),
+        ({"stop_token_ids": [True]}, "stop_token_ids: must be a list"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids: must be a list"),
+        ({"stop_token_ids": 5}, "stop_token_ids: must be a list"),
         ({"virtualenv": {"packages": ["x"]}}, "virtualenv: models run in the runtime's own environment"),
         ({"color": "red"}, "color: this is no field of a family"),
         (spec(model_format="ggufv2"), "model_specs[0].model_format: checkpoints are read as pytorch, not 'ggufv2'"),
@@ -114,6 +125,15 @@ def test_a_launch_gets_what_it_leaves_open():
     assert (own.max_model_len, own.revision) == (64, "v2")
     elsewhere = mine.applied(Launch("mine", model_path="/here"))
     assert (elsewhere.model_path, elsewhere.revision) == ("/here", None)
+
+
+def test_a_launch_gets_how_answers_are_made():
+    said = {"chat_template": "{{ messages }}", "stop": ["<|im_end|>"], "stop_token_ids": [2, 0]}
+    for launch in (Launch("mine"), Launch("mine", model_path="/here")):
+        found = Family.parse(FAMILY | said).applied(launch)
+        assert {"chat_template": found.chat_template, "stop": [*found.stop], "stop_token_ids": [*found.stop_token_ids]} == said
+    nothing = Family.parse(FAMILY | {"chat_template": "", "stop": [], "stop_token_ids": None}).applied(Launch("mine"))
+    assert (nothing.chat_template, nothing.stop, nothing.stop_token_ids, nothing.of_answers()) == (None, (), (), [])
 
 
 def test_a_launch_chooses_a_size():

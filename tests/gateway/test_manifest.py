@@ -38,6 +38,16 @@ def test_a_launch_as_a_resource():
     assert "revision" not in body["spec"]
 
 
+def test_a_template_and_stops_as_arguments_that_the_resource_has_room_for():
+    launch = Launch("m", dtype="float32", chat_template="{{ x }}" * 400, stop=("a, b", "$(X)", "\0" * 128), stop_token_ids=(2, 0))
+    words = resource(launch, "m", "team")["spec"]["args"]
+    assert words[:2] == ["--dtype", "float32"]
+    assert "".join(word.removeprefix("--chat-template=") for word in words[2:5]) == launch.chat_template
+    assert words[5:7] == ['--stop=["a, b"]', '--stop=["\\u0024(X)"]']
+    assert words[8:] == ["--stop-token-ids=2,0"]
+    assert max(map(len, words)) <= 1024
+
+
 def test_a_size_belongs_to_catalogue_names_only():
     assert "size" not in resource(Launch("org/repo", size="4"), "repo", "team")["spec"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from jitney_runtime.text.detokenizer import Detokenizer
+from jitney_runtime.text.detokenizer import Detokenizer, Stops
 from support.words import ByteTokenizer
 
 
 def stream(text: str, *stops: str) -> tuple[list[str], bool]:
-    detokenizer = Detokenizer(ByteTokenizer(), stops)
+    detokenizer = Detokenizer(ByteTokenizer(), Stops(stops))
     pieces = [detokenizer.add(token) for token in ByteTokenizer().encode(text)]
     pieces.append(detokenizer.finish())
     return [piece for piece in pieces if piece], detokenizer.stopped
@@ -52,7 +52,7 @@ def test_a_broken_character_at_the_end_is_shown_as_such():
 
 @pytest.mark.parametrize("prompt", ["", "a", "日本語", "x🚌🚏", "long enough to be cut"])
 def test_an_answer_that_continues_a_text_is_only_the_answer(prompt: str):
-    detokenizer = Detokenizer(ByteTokenizer(), (" x",), after=ByteTokenizer().encode(prompt))
+    detokenizer = Detokenizer(ByteTokenizer(), Stops((" x",)), after=ByteTokenizer().encode(prompt))
     pieces = [detokenizer.add(token) for token in ByteTokenizer().encode("日 and x")]
     assert ("".join(pieces), detokenizer.stopped) == ("日 and", True)
 

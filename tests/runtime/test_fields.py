@@ -74,8 +74,6 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"reasoning_effort": "none"}, "reasoning_effort is not served yet: leave it out"),
     ({"verbosity": "low"}, 'verbosity is not served yet: leave it out or give "medium"'),
     ({"thinking": {"type": "disabled"}}, "thinking is not served yet: leave it out"),
-    ({"enable_thinking": False}, "enable_thinking is not served yet: leave it out"),
-    ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs is not served yet: leave it out or give {}"),
     ({"documents": [{"text": "x"}]}, "documents is not served yet: leave it out or give []"),
     ({"allowed_token_ids": [1]}, "allowed_token_ids is not served yet: leave it out"),
     ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size is not served yet: leave it out or give 0"),
@@ -118,6 +116,8 @@ OF_COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     ({"logprobs": 0}, "logprobs is not served yet: leave it out"),
     ({"suffix": "end"}, 'suffix is not served yet: leave it out or give ""'),
     ({"add_special_tokens": False}, "add_special_tokens is not served yet: leave it out or give true"),
+    ({"enable_thinking": False}, "enable_thinking is not served yet: leave it out"),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs is not served yet: leave it out or give {}"),
     ({"messages": []}, "unknown field messages: did you mean prompt?"),
     ({"max_completion_tokens": 3}, "unknown field max_completion_tokens: did you mean max_tokens?"),
 ]

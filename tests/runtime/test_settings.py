@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,9 @@ GIVEN: dict[str, tuple[str, object]] = {
     "kv_cache_memory": ("2Gi", 2 * 2**30),
     "kernel": ("plain", "plain"),
     "trust_remote_code": ("true", True),
+    "chat_template": ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "{% for m in messages %}{{ m.content }}\n{% endfor %}"),
+    "stop": ('["a, b", "\\n"]', ("a, b", "\n")),
+    "stop_token_ids": ("2,0", (2, 0)),
     "termination_log": ("/tmp/why", "/tmp/why"),
     "log_level": ("debug", "debug"),
 }
@@ -103,6 +107,18 @@ def test_an_unknown_variable_is_a_warning_and_a_known_one_is_not(caplog: pytest.
         (["--model", "a/b", "--dtype", "float64"], {}, "float64"),
         (["--model", "a/b", "--kv-cache-memory", "lots"], {}, "2Gi or 500M"),
         (["--model", "a/b", "--kv-cache-memory", "0"], {}, "2Gi or 500M, not '0'"),
+        (["--model", "a/b", "--stop", ""], {}, "--stop: must be a text of 1 to 256 characters"),
+        (["--model", "a/b", "--stop", '["a", 5]'], {}, "--stop: must be a text"),
+        (["--model", "a/b", "--stop", "x" * 257], {}, "--stop: must be a text"),
+        (["--model", "a/b", "--stop-token-ids", "1,x"], {}, "--stop-token-ids: must be token ids such as 0,2, not '1,x'"),
+        (["--model", "a/b", "--stop-token-ids", "-1"], {}, "--stop-token-ids"),
+        (["--model", "a/b", "--chat-template", "/no/such/file"], {}, "the file '/no/such/file' cannot be read"),
+        (["--model", "a/b", "--chat-template", "chatml"], {}, "the file 'chatml' cannot be read, and as a template it has no {{"),
+        (["--model", "a/b", "--chat-template", "a\0b"], {}, "cannot be read"),
+        (["--model", "a/b", "--chat-template", "/"], {}, "Is a directory"),
+        (["--model", "a/b", "--chat-template", "{% if x %}\n{{ x }"], {}, "--chat-template: line 2: "),
+        (["--model", "a/b", "--chat-template", "{{ x | frobnicate }}"], {}, "No filter named 'frobnicate'"),
+        (["--model", "a/b"], {"JITNEY_CHAT_TEMPLATE": "{{ x"}, "--chat-template: line 1: "),
         (["--model", "a/b", "--batching", "yes"], {}, "--batching"),
         (["--model", "a/b", "--max-num", "3"], {}, "--max-num"),
         (["--model", "a/b"], {"JITNEY_PORT": "tcp://10.0.0.1:80"}, "--port"),
@@ -115,6 +131,35 @@ def test_a_bad_value_ends_with_2_and_names_the_flag(
         parse_settings(arguments, variables)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_stops_may_be_given_several_times_and_in_one():
+    words = ["--stop", "a,b", "--stop", '["c", "a,b"]', "--stop", "[INST]", "--stop-token-ids", "1, 2", "--stop-token-ids=3,1"]
+    found = parse_settings(["--model", "a/b", *words], {"JITNEY_STOP": "never", "JITNEY_STOP_TOKEN_IDS": "9"})
+    assert (found.stop, found.stop_token_ids) == (("a,b", "c", "[INST]"), (1, 2, 3))
+
+
+TEMPLATE = "{% for message in messages %}{% generation %}{{ message.content | tojson }}{% endgeneration %}{% break %}{% endfor %}"
+
+
+def test_a_chat_template_is_a_file_or_a_text_or_parts_of_one(tmp_path: Path):
+    file = tmp_path / "chat.jinja"
+    file.write_text(TEMPLATE)
+    for words in (["--chat-template", str(file)], ["--chat-template", TEMPLATE[:70], f"--chat-template={TEMPLATE[70:]}"]):
+        assert parse_settings(["--model", "a/b", *words], {}).chat_template == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"plain", "is no chat template"), (b"\xff{{", "is no text in UTF-8"), (b"{{ x", "line 1: ")]
+)
+def test_a_file_that_is_no_template_is_named(tmp_path: Path, content: bytes, said: str, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "chat.jinja"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit):
+        parse_settings(["--model", "a/b", "--chat-template", str(file)], {})
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"jitney-runtime: error: argument --chat-template: {file}")
+    assert said in last
 
 
 def test_the_process_ends_with_2_at_an_unknown_flag_after_warning_of_an_unknown_variable():

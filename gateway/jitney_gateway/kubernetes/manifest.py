@@ -66,7 +66,8 @@ def _reference(launch: Launch) -> str:
 
 
 def _arguments(launch: Launch) -> list[str]:
-    return [*(("--dtype", launch.dtype) if launch.dtype else ()), *(("--trust-remote-code",) if launch.trust_remote_code else ())]
+    flags = [*(("--dtype", launch.dtype) if launch.dtype else ()), *(("--trust-remote-code",) if launch.trust_remote_code else ())]
+    return flags + launch.of_answers()
 
 
 def path(body: Json) -> str:

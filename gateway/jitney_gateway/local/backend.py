@@ -160,7 +160,7 @@ class LocalBackend:
             "--dtype": launch.dtype,
         }
         words = tuple(str(word) for flag, value in flags.items() if value is not None for word in (flag, value))
-        return (*words, "--trust-remote-code") if launch.trust_remote_code else words
+        return (*words, *launch.of_answers(), *(("--trust-remote-code",) if launch.trust_remote_code else ()))
 
     async def add_replicas(self, uid: str, count: int) -> list[int]:
         """The machine must hold them all; which GPU they share is not chosen here."""

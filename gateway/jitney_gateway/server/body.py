@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request
 
 from jitney_gateway.errors import GatewayError
+from jitney_gateway.server import cost
 
 
 async def read(request: Request) -> bytes:
@@ -24,7 +25,11 @@ async def json_body(request: Request) -> Any:
 
 
 def parsed(body: bytes) -> Any:
-    """GatewayError (400) where it is no JSON."""
+    """GatewayError (400) where it is no JSON, or would cost too much to read."""
+    if json.detect_encoding(body) not in ("utf-8", "utf-8-sig"):
+        raise GatewayError(400, "the body is no JSON: it must be UTF-8", code="invalid_json")
+    if words := cost.refusal(body):
+        raise GatewayError(400, f"the body {words}: send a smaller one", code="invalid_json")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -15,8 +15,8 @@ from jitney_runtime.server.protocol import AnswerRequest, Usage
 from jitney_runtime.server.state import ServerState, Serving
 from jitney_runtime.text.detokenizer import Detokenizer
 
-# Rendering and tokenizing a prompt of more characters than this would hold up everybody's stream: it goes to a thread.
-_LONG_PROMPT = 4096
+# Checking, rendering and tokenizing what came in more bytes than this would hold up everybody's stream: it goes to a thread.
+_LONG_REQUEST = 4096
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,17 @@ class Answer:
         state.metrics.prompt_tokens.inc(generation.prompt_tokens)
 
     @classmethod
-    async def begin(cls, state: ServerState, serving: Serving, request: AnswerRequest) -> Self:
-        """Make the prompt's tokens and hand them to the engine; a RequestError where either refuses."""
+    async def begin(cls, state: ServerState, serving: Serving, request: AnswerRequest, length: int) -> Self:
+        """Make the prompt's tokens and hand them to the engine; a RequestError where either refuses. `length` is the request's, in
+        bytes."""
         started = time.perf_counter()
-        if request.characters > _LONG_PROMPT:
-            prompt = await run_in_threadpool(request.prompt_ids, serving.tokenizer)
+        if length > _LONG_REQUEST:
+            prompt = await run_in_threadpool(_prompt, request, serving)
         else:
-            prompt = request.prompt_ids(serving.tokenizer)
+            prompt = _prompt(request, serving)
         params = request.sampling(room=serving.engine.max_model_len - len(prompt))
         generation = serving.engine.submit(prompt, params, request.prompt_field)
-        return cls(state, generation, request.detokenizer(serving.tokenizer, prompt), started)
+        return cls(state, generation, request.detokenizer(serving.tokenizer, prompt, serving.stops(state.settings)), started)
 
     @property
     def usage(self) -> Usage:
@@ -97,3 +98,8 @@ class Answer:
         self._generation.close()
         self._state.metrics.duration.observe(time.perf_counter() - self._started)
         self._state.metrics.ended(self._reason)
+
+
+def _prompt(request: AnswerRequest, serving: Serving) -> list[int]:
+    request.check()
+    return request.prompt_ids(serving.tokenizer)

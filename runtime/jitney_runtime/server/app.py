@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jitney_runtime import __version__
-from jitney_runtime.errors import EngineUnavailable, InvalidRequest, RequestError, Unauthenticated
+from jitney_runtime.errors import EngineUnavailable, RequestError, Unauthenticated
 from jitney_runtime.server.error_shape import error_body, error_response
 from jitney_runtime.server.health import health_routes
 from jitney_runtime.server.routes import model_routes
@@ -25,7 +23,6 @@ def create_app(state: ServerState) -> FastAPI:
     app.include_router(health_routes(state))
     app.include_router(model_routes(state))
     app.add_exception_handler(RequestError, _refused)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(Gate, state=state)
@@ -74,21 +71,6 @@ def _authorized(headers: Headers, key: str) -> bool:
 
 async def _refused(request: Request, error: RequestError) -> JSONResponse:
     return error_response(error)
-
-
-async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """The first thing wrong, by the field's name."""
-    first = error.errors()[0]
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        return error_response(InvalidRequest(f"the body is no valid JSON: {first['ctx']['error']} at character {first['loc'][-1]}"))
-    place = _place(first["loc"][1:])
-    return error_response(InvalidRequest(f"{place}: {message}" if place else f"the body: {message}", place or None))
-
-
-def _place(parts: Iterable[str | int]) -> str:
-    """As OpenAI writes it: messages[0].content."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:

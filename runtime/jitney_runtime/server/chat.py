@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from jitney_runtime.errors import InvalidRequest
+from jitney_runtime.server import variables
 from jitney_runtime.server.envelope import Envelope, Json
 from jitney_runtime.server.protocol import AnswerRequest
 from jitney_runtime.server.turn import Turn
@@ -19,10 +20,10 @@ class ChatRequest(AnswerRequest):
 
     messages: list[Turn] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-
-    @property
-    def characters(self) -> int:
-        return sum(len(turn.text) for turn in self.messages)
+    # Of vLLM and SGLang: what the template may read beside the messages.
+    chat_template_kwargs: dict[str, Any] = Field({})
+    # Of Xinference: one of them, by a name of its own.
+    enable_thinking: bool | None = None
 
     @property
     def _placed(self) -> list[tuple[str, Turn]]:
@@ -34,7 +35,14 @@ class ChatRequest(AnswerRequest):
             template = str(tokenizer.chat_template)
             for place, turn in self._placed:
                 turn.check_read(place, template)
-        return chat.prompt_ids(tokenizer, [turn.for_template() for turn in self.messages])
+        field = variables.FIELD if self.chat_template_kwargs else "enable_thinking"
+        return chat.prompt_ids(tokenizer, [turn.for_template() for turn in self.messages], self._variables, field)
+
+    @property
+    def _variables(self) -> dict[str, Any]:
+        """Templates have two names for whether a model is to think; as Xinference does it, both are given."""
+        thinking = {} if self.enable_thinking is None else dict.fromkeys(("enable_thinking", "thinking"), self.enable_thinking)
+        return {**thinking, **self.chat_template_kwargs}
 
     @property
     def limit_field(self) -> str:
@@ -46,6 +54,11 @@ class ChatRequest(AnswerRequest):
             turn.check(place)
         if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise InvalidRequest("max_tokens and max_completion_tokens say different things: give one", "max_completion_tokens")
+        variables.check(self.chat_template_kwargs)
+        thinking = self.enable_thinking
+        if thinking is not None and self.chat_template_kwargs.get("enable_thinking", thinking) != thinking:
+            words = f"enable_thinking and {variables.FIELD}.enable_thinking say different things: give one"
+            raise InvalidRequest(words, "enable_thinking")
 
 
 class ChatEnvelope(Envelope):

@@ -9,7 +9,7 @@ from pydantic import PlainValidator
 from jitney_runtime.server.envelope import Envelope, Json
 from jitney_runtime.server.fields import NOT_SERVED_OF_COMPLETIONS, Values
 from jitney_runtime.server.protocol import AnswerRequest
-from jitney_runtime.text.detokenizer import Detokenizer
+from jitney_runtime.text.detokenizer import Detokenizer, Stops
 from jitney_runtime.text.tokenizer import Tokenizer
 
 
@@ -43,17 +43,13 @@ class CompletionRequest(AnswerRequest):
 
     prompt: Annotated[str | list[int], PlainValidator(_one_prompt, json_schema_input_type=str | list[int])]
 
-    @property
-    def characters(self) -> int:
-        return len(self.prompt) if isinstance(self.prompt, str) else 0
-
     def prompt_ids(self, tokenizer: Tokenizer) -> list[int]:
         """As `tokenizer(prompt)` makes them, with a BOS token where the tokenizer itself adds one; ids stay as they are."""
         return tokenizer.encode(self.prompt) if isinstance(self.prompt, str) else self.prompt
 
-    def detokenizer(self, tokenizer: Tokenizer, prompt: list[int]) -> Detokenizer:
+    def detokenizer(self, tokenizer: Tokenizer, prompt: list[int], stops: Stops) -> Detokenizer:
         """The answer goes on where the prompt ends, so that a space between the two is there."""
-        return Detokenizer(tokenizer, tuple(self.stop), after=prompt)
+        return Detokenizer(tokenizer, stops.and_texts(self.stop), after=prompt)
 
 
 class CompletionEnvelope(Envelope):

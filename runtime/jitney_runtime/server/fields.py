@@ -91,10 +91,8 @@ NOT_SERVED: Values = {
     "truncate_prompt_tokens": (),
     "documents": ([],),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
     "mm_processor_kwargs": ({},),
     "prompt_embeds": (),
-    "enable_thinking": (),
     "thinking": (),
     "reasoning": (),
     "thinking_token_budget": (),
@@ -110,8 +108,16 @@ NOT_SERVED: Values = {
     "kv_transfer_params": ({},),
 }
 
-# A completion counts them: 0 asks for those of the tokens drawn. And a prompt is made into tokens as the tokenizer does it.
-NOT_SERVED_OF_COMPLETIONS: Values = {**NOT_SERVED, "logprobs": (), "suffix": ("",), "add_special_tokens": (True,)}
+# A completion counts them: 0 asks for those of the tokens drawn. And a prompt is made into tokens as the tokenizer does it, without a
+# template that could read anything.
+NOT_SERVED_OF_COMPLETIONS: Values = {
+    **NOT_SERVED,
+    "logprobs": (),
+    "suffix": ("",),
+    "add_special_tokens": (True,),
+    "chat_template_kwargs": ({},),
+    "enable_thinking": (),
+}
 
 # What others call a field, where the spelling does not tell. Counts where the field is served.
 OTHER_NAMES: Mapping[str, str] = {

@@ -87,6 +87,8 @@ class Lifecycle:
             self.state.failure = error if isinstance(error, StartError) else None
             self._server.should_exit = True
             raise
+        if self.settings.chat_template is not None:
+            serving.tokenizer.chat_template = self.settings.chat_template
         serving.engine.start()
         self.state.metrics.load_seconds.set(asyncio.get_running_loop().time() - started)
         self.state.serving = serving

@@ -15,7 +15,7 @@ from jitney_runtime.engine.sequence import SamplingParams
 from jitney_runtime.errors import InvalidRequest, RequestTooLong
 from jitney_runtime.server.body import Body
 from jitney_runtime.server.fields import HARMLESS, NOT_SERVED, Values
-from jitney_runtime.text.detokenizer import Detokenizer
+from jitney_runtime.text.detokenizer import Detokenizer, Stops
 from jitney_runtime.text.tokenizer import Tokenizer
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
@@ -57,18 +57,13 @@ class AnswerRequest(Body, ABC):
     # Of transformers; the temperature decides.
     do_sample: bool | None = None
 
-    @property
-    @abstractmethod
-    def characters(self) -> int:
-        """How much text there is to be made into tokens."""
-
     @abstractmethod
     def prompt_ids(self, tokenizer: Tokenizer) -> list[int]:
         """The prompt's token ids; InvalidRequest where there are none to be made."""
 
-    def detokenizer(self, tokenizer: Tokenizer, prompt: list[int]) -> Detokenizer:
-        """For the answer to `prompt`, this request's token ids."""
-        return Detokenizer(tokenizer, tuple(self.stop))
+    def detokenizer(self, tokenizer: Tokenizer, prompt: list[int], stops: Stops) -> Detokenizer:
+        """For the answer to `prompt`, this request's token ids. `stops` are the server's, and join the request's own."""
+        return Detokenizer(tokenizer, stops.and_texts(self.stop))
 
     @property
     def limit_field(self) -> str:

@@ -14,6 +14,7 @@ from jitney_runtime.server.chat import ChatEnvelope, ChatRequest
 from jitney_runtime.server.completion import CompletionEnvelope, CompletionRequest
 from jitney_runtime.server.envelope import Envelope
 from jitney_runtime.server.protocol import AnswerRequest
+from jitney_runtime.server.reading import read
 from jitney_runtime.server.reply import AnswerStream, whole
 from jitney_runtime.server.state import ServerState
 
@@ -30,20 +31,27 @@ def model_routes(state: ServerState) -> APIRouter:
             entry["max_model_len"] = state.serving.engine.max_model_len
         return {"object": "list", "data": [entry]}
 
-    async def answered(request: AnswerRequest, envelope: Envelope, http: Request) -> Response:
+    async def answered(kind: type[AnswerRequest], envelope: Envelope, http: Request) -> Response:
+        request, length = await read(kind, http)
         serving = state.require()
         if request.model != name:
             raise ModelUnknown(f"the model {request.model!r} is not served here; this server serves {name!r}", "model")
-        request.check()
-        answer = await Answer.begin(state, serving, request)
+        answer = await Answer.begin(state, serving, request, length)
         return AnswerStream(answer, envelope, request.streams_usage) if request.stream else await whole(http, answer, envelope)
 
-    @router.post("/chat/completions", response_model=None)
-    async def chat_completions(request: ChatRequest, http: Request) -> Response:
-        return await answered(request, ChatEnvelope(name), http)
+    @router.post("/chat/completions", response_model=None, openapi_extra=_described(ChatRequest, "chat~1completions"))
+    async def chat_completions(http: Request) -> Response:
+        return await answered(ChatRequest, ChatEnvelope(name), http)
 
-    @router.post("/completions", response_model=None)
-    async def completions(request: CompletionRequest, http: Request) -> Response:
-        return await answered(request, CompletionEnvelope(name), http)
+    @router.post("/completions", response_model=None, openapi_extra=_described(CompletionRequest, "completions"))
+    async def completions(http: Request) -> Response:
+        return await answered(CompletionRequest, CompletionEnvelope(name), http)
 
     return router
+
+
+def _described(kind: type[AnswerRequest], path: str) -> dict[str, Any]:
+    """The body in OpenAPI, which FastAPI writes only of what it reads itself. `path` is the route's, as a JSON pointer has it."""
+    place = f"#/paths/~1v1~1{path}/post/requestBody/content/application~1json/schema/$defs/{{model}}"
+    schema = kind.model_json_schema(ref_template=place)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from jitney_runtime.engine.async_engine import AsyncEngine
@@ -10,7 +11,8 @@ from jitney_runtime.errors import EngineUnavailable, StartError
 from jitney_runtime.progress import Progress
 from jitney_runtime.server.metrics import Metrics
 from jitney_runtime.settings import RuntimeSettings
-from jitney_runtime.text.tokenizer import Tokenizer
+from jitney_runtime.text.detokenizer import Stops
+from jitney_runtime.text.tokenizer import Tokenizer, special_tokens
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,15 @@ class Serving:
 
     engine: AsyncEngine
     tokenizer: Tokenizer
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, int]:
+        return special_tokens(self.tokenizer)
+
+    def stops(self, settings: RuntimeSettings) -> Stops:
+        """What ends every answer. No text shows a special token, so one that is given as a text is looked for by its id."""
+        special = {self._special_tokens[text] for text in settings.stop if text in self._special_tokens}
+        return Stops(settings.stop, special.union(settings.stop_token_ids))
 
 
 @dataclass

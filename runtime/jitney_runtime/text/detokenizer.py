@@ -5,6 +5,9 @@ A tokenizer may spell a token differently after another one, so each piece is th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+
 from jitney_runtime.text.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
@@ -12,16 +15,28 @@ _REPLACEMENT = "\ufffd"
 _CONTEXT = range(6, 10)
 
 
+@dataclass(frozen=True)
+class Stops:
+    """What ends an answer, and is no part of it."""
+
+    texts: tuple[str, ...] = ()
+    tokens: Set[int] = frozenset()
+
+    def and_texts(self, more: Iterable[str]) -> Stops:
+        return Stops((*self.texts, *more), self.tokens)
+
+
 class Detokenizer:
-    """One answer's text. `stopped` turns true when a stop string was found; the text before it is all there is.
+    """One answer's text. `stopped` turns true when one of `stops` was found; the text before it is all there is.
 
     `after` are tokens that the answer continues; without them its first token is spelt as the beginning of a text, which for some
     tokenizers means without its space.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = (), after: list[int] | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Stops | None = None, after: list[int] | None = None) -> None:
         self._tokenizer = tokenizer
-        self._stops = stops
+        self._stops = (stops or Stops()).texts
+        self._stop_tokens = (stops or Stops()).tokens
         self._tokens = self._end(after or [])
         self._context = 0
         self._read = len(self._tokens)
@@ -30,6 +45,10 @@ class Detokenizer:
 
     def add(self, token: int) -> str:
         """The text that is safe to send now; may be empty."""
+        if not self.stopped and token in self._stop_tokens:
+            text = self.finish()
+            self.stopped = True
+            return text
         self._tokens.append(token)
         return "" if self.stopped else self._release(self._decode(final=False))
 

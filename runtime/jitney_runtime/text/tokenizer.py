@@ -15,3 +15,9 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str: ...
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Ids of the tokens that decoding leaves out, by their text. A tokenizer without added tokens has none."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {token.content: number for number, token in added.items() if token.special}

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from jitney_runtime.errors import InvalidRequest
 from jitney_runtime.server.completion import CompletionRequest
 from jitney_runtime.text.chat import prompt_ids
-from jitney_runtime.text.detokenizer import Detokenizer
+from jitney_runtime.text.detokenizer import Detokenizer, Stops
 from support.models import smollm2_folder
 
 TEXTS = [
@@ -52,7 +52,7 @@ def test_any_stop_string_cuts_before_it_and_never_leaks(tokenizer: Any, text: st
     tokens = tokenizer.encode(text)
     for place in range(len(text) - 2):
         stop = text[place : place + 3]
-        detokenizer = Detokenizer(tokenizer, (stop,))
+        detokenizer = Detokenizer(tokenizer, Stops((stop,)))
         given = ""
         for token in tokens:
             given += detokenizer.add(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -51,12 +52,18 @@ def runner_for(
     return runner
 
 
+@functools.cache
+def alone(kind: str, prompts: int, longest: int, seed: int) -> tuple[PreTrainedModel, list[Solo]]:
+    """A tiny model and its answers, which the same for each kernel need not be generated for each."""
+    reference = tiny_model(kind, "sdpa")
+    return reference, solo_answers(reference, random_prompts(prompts, 300, longest, seed=seed), 24)
+
+
 @pytest.mark.parametrize("kernel", ["plain", "onednn", "native"])
 @pytest.mark.parametrize("kind", TINY)
 def test_tiny_models_answer_as_alone(kind: str, kernel: str):
     """Two orders of arrival, end and abort."""
-    reference = tiny_model(kind, "sdpa")
-    solos = solo_answers(reference, random_prompts(40, 300, 60, seed=1), 24)
+    reference, solos = alone(kind, 40, 60, seed=1)
     runner = runner_for(tiny_model(kind, attention.NAME), 200, kernel)
     for seed in range(2, 4):
         answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=200, seed=seed)
@@ -68,8 +75,7 @@ def test_tiny_models_answer_as_alone(kind: str, kernel: str):
 @pytest.mark.parametrize("kind", TINY)
 def test_tiny_models_answer_as_alone_whatever_comes(kind: str, seed: int):
     """Other prompts, lengths, budgets, orders and pools, from one that preempts at every turn to one that never does."""
-    reference = tiny_model(kind, "sdpa")
-    solos = solo_answers(reference, random_prompts(24, 300, 60, seed=seed), 24)
+    reference, solos = alone(kind, 24, 60, seed=seed)
     blocks = 12 + seed % 10 * 8
     runner = runner_for(tiny_model(kind, attention.NAME), blocks, ("plain", "onednn", "native")[seed % 3])
     answers, _ = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=blocks, seed=seed)
@@ -79,8 +85,7 @@ def test_tiny_models_answer_as_alone_whatever_comes(kind: str, seed: int):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_tiny_models_answer_as_alone_under_preemption(kind: str, kernel: str):
-    reference = tiny_model(kind, "sdpa")
-    solos = solo_answers(reference, random_prompts(30, 300, 40, seed=3), 24)
+    reference, solos = alone(kind, 30, 40, seed=3)
     runner = runner_for(tiny_model(kind, attention.NAME), 14, kernel)
     answers, engine = batched_answers(runner, [solo.prompt for solo in solos], 24, blocks=14, seed=4, shortest=24)
     assert engine.stats().preemptions > 20
@@ -91,8 +96,7 @@ def test_tiny_models_answer_as_alone_under_preemption(kind: str, kernel: str):
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_what_the_pool_held_before_is_never_read(kind: str, kernel: str):
     """NaN everywhere: a place that is read before it is written, even with weight 0, would spoil an answer."""
-    reference = tiny_model(kind, "sdpa")
-    solos = solo_answers(reference, random_prompts(30, 300, 40, seed=11), 24)
+    reference, solos = alone(kind, 30, 40, seed=11)
     runner = runner_for(tiny_model(kind, attention.NAME), 40, kernel)
     with torch.inference_mode():
         for cache in runner.attention.caches:
@@ -140,8 +144,7 @@ def attention_looks_at_itself_only(plan: Plan, step: int) -> Plan:
 @pytest.mark.parametrize("mutate", [position_off_by_one, a_neighbours_block, stale_state, attention_looks_at_itself_only])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_a_broken_engine_is_noticed(kind: str, mutate: Callable[[Plan, int], Plan], kernel: str, monkeypatch: pytest.MonkeyPatch):
-    reference = tiny_model(kind, "sdpa")
-    solos = solo_answers(reference, random_prompts(20, 300, 40, seed=7), 24)
+    reference, solos = alone(kind, 20, 40, seed=7)
     runner = runner_for(tiny_model(kind, attention.NAME), 120, kernel)
     steps = itertools.count()
     monkeypatch.setattr(runner_module, "plan_step", lambda *arguments: mutate(attention.plan_step(*arguments), next(steps)))
@@ -152,8 +155,7 @@ def test_a_broken_engine_is_noticed(kind: str, mutate: Callable[[Plan, int], Pla
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_a_model_without_attention_is_noticed(kind: str, kernel: str, monkeypatch: pytest.MonkeyPatch):
-    reference = tiny_model(kind, "sdpa")
-    solos = solo_answers(reference, random_prompts(20, 300, 40, seed=7), 24)
+    reference, solos = alone(kind, 20, 40, seed=7)
     runner = runner_for(tiny_model(kind, attention.NAME), 120, kernel)
     attend = runner.attention.attend
     monkeypatch.setattr(runner.attention, "attend", lambda *arguments: torch.zeros_like(attend(*arguments)))

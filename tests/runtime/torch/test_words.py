@@ -119,7 +119,7 @@ def test_a_completion_goes_on_where_its_prompt_ends(sentences: Any, prompt: str,
     """Decoded alone the answer would lose its first space, or take the prompt's bytes for half a character."""
     request = CompletionRequest(model="m", prompt=prompt)
     ids = request.prompt_ids(sentences)
-    detokenizer = request.detokenizer(sentences, ids)
+    detokenizer = request.detokenizer(sentences, ids, Stops())
     answered = sentences(prompt + "|" + answer, add_special_tokens=False)["input_ids"]
     answered = answered[answered.index(sentences.convert_tokens_to_ids("<0x7C>")) + 1 :]
     pieces = [detokenizer.add(token) for token in answered]

@@ -16,6 +16,8 @@ from support.machine import Machine, bare_machine
 from support.verdict import ALLOWED_TIES, TOTAL, Verdict
 
 KEY = "answers compared"
+# Files that take a minute and more, and few tests to tell it by: first, so that the processes that share them end together.
+LONG = ("tests/runtime/torch/", "tests/contract/test_footprint.py", "tests/test_readme.py", "tests/gateway/", "tests/integration/")
 
 
 class Sum:
@@ -29,6 +31,10 @@ class Sum:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Sum())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((place for place, path in enumerate(LONG) if item.nodeid.startswith(path)), len(LONG)))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The only file that speaks to Kubernetes (the watches are kopf's, in `handlers`).
+"""The only file that speaks to Kubernetes, apart from the watches that are kopf's (`handlers`).
 
 What the operator's role must allow, cluster-wide or per watched namespace:
   serving.jitney.dev  modeldeployments             list watch
@@ -44,8 +44,6 @@ WATCHED = {
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 500
 _TIMEOUT = 30
-# Seconds without a word after which a watch is taken for dead: the server sends a bookmark every minute.
-SILENCE = 70.0
 
 
 class Cluster:
@@ -113,10 +111,10 @@ class Cluster:
     @asynccontextmanager
     async def watch(self, path: str, version: int, seconds: int) -> AsyncIterator[AsyncIterator[Json]]:
         """Events from `version` on, until the server ends it after `seconds`. Entered once the server has taken it. ClusterError where it
-        is refused, breaks, or says nothing for too long."""
-        asked = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": str(version), "timeoutSeconds": str(seconds)}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT, sock_read=SILENCE)
-        response = await self._send("GET", f"{path}?{urlencode(asked)}", timeout=timeout)
+        is refused, breaks, or does not end."""
+        asked = {"watch": "true", "resourceVersion": str(version), "timeoutSeconds": str(seconds)}
+        # Silence is no sign of death: a server that has seen no event of the kind sends no bookmark either.
+        response = await self._send("GET", f"{path}?{urlencode(asked)}", timeout=seconds + 10)
         try:
             async with aclosing(_events(response.response)) as events:
                 yield events
@@ -153,13 +151,9 @@ class Cluster:
         """One request; the answer's body."""
         response = await self._send(method, path, body, content=content, accept=accept)
         try:
-            text = await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            answer: Json = json.loads(await response.read())
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise _no_answer(error) from error
-        try:
-            answer: Json = json.loads(text)
-        except ValueError as error:
-            raise ClusterError(0, f"something else than the API server answers: {error}") from error
         return answer
 
     async def _send(
@@ -170,7 +164,7 @@ class Cluster:
         *,
         content: str = "application/json",
         accept: str = "application/json",
-        timeout: float | aiohttp.ClientTimeout = _TIMEOUT,
+        timeout: float = _TIMEOUT,
     ) -> Any:
         """The server's answer, of which the body is not read yet."""
         headers: dict[str, str] = {"Accept": accept, "Content-Type": content, "User-Agent": MANAGER}
@@ -207,7 +201,8 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[Json]:
 
 
 def _no_answer(error: Exception) -> ClusterError:
-    return ClusterError(0, f"the API server does not answer: {error or type(error).__name__}")
+    what = "something else than the API server answers" if isinstance(error, ValueError) else "the API server does not answer"
+    return ClusterError(0, f"{what}: {error or type(error).__name__}")
 
 
 def _message(text: bytes) -> str:

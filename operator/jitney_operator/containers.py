@@ -15,10 +15,10 @@ USUAL = {"ContainerCreating", "PodInitializing", "CrashLoopBackOff", ""}
 PULL_ERRORS = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "SignatureValidationFailed",
 }  # fmt: skip
-# Names of one attempt would make each of them look like something new.
 # The kubelet names what it misses, or where a key is missing; what the thing itself is called says nothing.
 MISSING = re.compile(r"^(?:couldn't find key \S+ in )?(secret|configmap)\b", re.IGNORECASE)
 OF_THE_MOMENT = re.compile(r"deadline|timeout|timed out|connection", re.IGNORECASE)
+# Ids of containers and sandboxes tell a person nothing.
 NAMES_OF_AN_ATTEMPT = re.compile(r"\b[0-9a-f]{32,}\b")
 
 

@@ -15,23 +15,23 @@ from jitney_operator.words import alike
 def of(observed: Observed, pods: tuple[Pod, ...], told: Json | None = None) -> Failure | None:
     """The first cause among these pods, or that no pod could be made. `told` is what status.lastFailure says."""
     told = told or {}
-    for pod in sorted(pods, key=lambda pod: pod.name):
-        failure = of_pod(pod, observed.pods, observed.troubles.get(pod.uid), told)
-        if failure:
-            return _as_told(failure, told)
-    return of_deployment(observed) or placing.of_the_one_before(observed, pods, told.get("pod", ""))
+    found = (of_pod(pod, observed.pods, observed.troubles.get(pod.uid), told) for pod in sorted(pods, key=lambda pod: pod.name))
+    if failure := next(filter(None, found), None) or of_deployment(observed):
+        return _as_told(failure, told)
+    return placing.of_the_one_before(observed, pods, told.get("pod", ""))
 
 
 def _as_told(failure: Failure, told: Json) -> Failure:
     """The same cause in the same words is told once, not at each attempt, although a time, an id or a figure in them is another.
 
     Only of the same pod and exit code: another pod may come from another spec, whose names may differ in a number only. And not of what the
-    scheduler says, whose figures are news.
+    scheduler and a quota say, whose figures are news.
     """
-    same = (failure.reason, failure.pod, failure.exit_code) == (told.get("reason"), told.get("pod"), told.get("exitCode"))
+    same = (failure.reason, failure.pod, failure.exit_code) == (told.get("reason"), told.get("pod", ""), told.get("exitCode"))
     before = str(told.get("message", ""))
     # What an image of one's own, or the node, says has numbers everywhere; our own sentences have them in names that matter.
-    if failure.schedules or not same or not alike(before, failure.message, names=failure.reason != "CrashLoop"):
+    figures = failure.schedules and failure.reason != "PolicyDenied"
+    if figures or not same or not alike(before, failure.message, names=failure.reason != "CrashLoop"):
         return failure
     return replace(failure, message=before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 
 from aiohttp import web
@@ -16,6 +17,8 @@ from jitney_operator.verdict import NotAManifest
 # Bytes of a manifest, seconds that it may take to come, and how many may be on their way at once: whoever reaches the port may ask, and the
 # loop that answers is the one that reconciles.
 LARGEST, SECONDS, AT_ONCE = 64 * 1024, 2.0, 8
+# Seconds without a verdict for each second that the last one took: a fifth of the loop is theirs.
+REST = 4
 
 
 class Health:
@@ -26,7 +29,7 @@ class Health:
         self, port: int, ready: Callable[[], bool], leader: Callable[[], bool], metrics: Metrics, verdict: Callable[[object], Json]
     ) -> None:
         self._port, self._ready, self._leader, self._metrics, self._verdict = port, ready, leader, metrics, verdict
-        self._asking = 0
+        self._asking, self._turn, self._rested = 0, asyncio.Lock(), 0.0
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -64,15 +67,27 @@ class Health:
         try:
             async with asyncio.timeout(SECONDS):
                 text = await request.read()
+            async with self._turn:
+                return await self._answer(text)
         except TimeoutError:
             return web.Response(status=408, text=f"the manifest did not come within {SECONDS:.0f} s\n")
         finally:
             self._asking -= 1
+
+    async def _answer(self, text: bytes) -> web.Response:
+        await asyncio.sleep(self._rested - time.monotonic())
+        begun = time.monotonic()
         try:
-            body = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            return web.Response(status=400, text=f"the body is not JSON: {error}\n")
-        try:
-            return web.json_response(self._verdict(body))
+            return web.json_response(self._verdict(_parsed(text)))
         except NotAManifest as error:
             return web.Response(status=400, text=f"{error}\n")
+        finally:
+            self._rested = time.monotonic() + REST * (time.monotonic() - begun)
+
+
+def _parsed(text: bytes) -> object:
+    try:
+        body: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NotAManifest(f"the body is not JSON: {error}") from error
+    return body

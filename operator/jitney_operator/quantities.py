@@ -22,7 +22,7 @@ def parse(text: str | int | float) -> Decimal:
         amount = Decimal(number) * (Decimal(10) ** int(exponent) if exponent else _SUFFIXES[suffix or ""])
     except DecimalException as error:
         raise ValueError(f"{text!r} is more than any machine has") from error
-    if amount.adjusted() > _MOST_DIGITS:
+    if amount and amount.adjusted() > _MOST_DIGITS:
         # 1e999999 is eight letters and takes half a minute to write out as a whole number, in which the event loop does nothing else.
         raise ValueError(f"{text!r} is more than any machine has")
     return amount

@@ -6,6 +6,8 @@ there, and whether a node has room for the pod, its status tells once it is made
 
 from __future__ import annotations
 
+import logging
+
 from jitney_operator import plan
 from jitney_operator.api import API_VERSION, KIND, Json, ModelDeployment
 from jitney_operator.errors import OperatorError
@@ -13,6 +15,8 @@ from jitney_operator.observed import Observed
 from jitney_operator.quantities import gib
 from jitney_operator.resolve import memory_of
 from jitney_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # Whether it fits, by the reason of Accepted; with any other it was not checked.
 FITS = {"Fits": True, "DoesNotFit": False}
@@ -37,6 +41,8 @@ def of(body: object, settings: Settings) -> Json:
         mdep = ModelDeployment.parse({"metadata": metadata, "spec": spec})
         made = plan.make(mdep, Observed(), settings, settings.catalogue)
     except OF_A_WRONG_SHAPE as error:
+        # Or of a defect of ours, which only this line tells.
+        logger.info("a manifest that cannot be read", exc_info=True)
         raise NotAManifest(f"spec is not that of a {KIND}: {error or type(error).__name__}") from error
     accepted = next(entry for entry in made.status("")["conditions"] if entry["type"] == "Accepted")
     found = {"accepted": accepted["status"] == "True", "fits": FITS.get(accepted["reason"])}

@@ -8,7 +8,7 @@ import re
 COMPARED, MOVED = 900, 64
 
 # Told when it changes, although it is a number.
-_CODE = r"(?P<code>\b(?:HTTP|code|status|errno)\b[ =:]{1,2}-?\d+\b)"
+_CODE = r"(?P<code>\b(?:HTTP(?:/[\d.]+)?|(?:\w+_)?(?:code|status|errno)|CUDA error|signal)\b\"?[ =:]{1,2}-?\d+\b)"
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _UNIT = r"(?:[nuµm]?s|m|h|%|[KMGT]?i?B)"
 # Of one attempt: its ids and addresses, its time, and figures that stand alone. `model-00001-of-00002` is a name, and so is `hub-2`.

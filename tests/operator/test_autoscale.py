@@ -8,9 +8,9 @@ import pytest
 
 from jitney_operator.api import Autoscaling, Key, ModelDeployment
 from jitney_operator.autoscale import QUIET, Scaler, asked_for
-from jitney_operator.autoscalers import target
 from jitney_operator.load import current, read
 from jitney_operator.observed import Observed
+from jitney_operator.targets import target
 
 BOUNDS = Autoscaling(least=1, most=5, target=10, delay=60)
 SLEEPY = Autoscaling(least=0, most=5, target=10, delay=60)
@@ -162,10 +162,12 @@ def test_it_leaves_the_replicas_to_a_horizontal_pod_autoscaler():
         ({"apiVersion": "serving.jitney.dev/v2", "kind": "ModelDeployment", "name": "chat"}, Key("team", "chat")),
         ({"apiVersion": "cluster.x-k8s.io/v1", "kind": "ModelDeployment", "name": "chat"}, None),
         ({"apiVersion": "apps/v1", "kind": "Deployment", "name": "chat"}, None),
+        ({"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment"}, None),
         ({}, None),
+        (None, None),
     ],
 )
-def test_whom_an_autoscaler_scales(reference: dict[str, str], found: Key | None):
+def test_whom_an_autoscaler_scales(reference: dict[str, str] | None, found: Key | None):
     assert target({"metadata": {"name": "x", "namespace": "team"}, "spec": {"scaleTargetRef": reference}}) == found
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from jitney_operator import autoscalers
+from jitney_operator import autoscalers, targets
 from jitney_operator.api import Json, Key
 from jitney_operator.autoscalers import Autoscalers
 from jitney_operator.errors import ClusterError
@@ -26,7 +26,7 @@ def scaler(version: int, name: str = "h", of: str = "chat") -> Json:
 
 class Server:
     """Has `items`, tells what is put into `events`, and refuses what is in `errors`: by the plural, or that and `watch`. It does not know
-    the kinds in `undefined`. An exception in `events` ends a watch."""
+    the kinds in `undefined`. An exception in `events` ends a watch, and END does as it should."""
 
     def __init__(self) -> None:
         self.items: dict[str, list[Json]] = {HPAS: [], SCALED_OBJECTS: []}
@@ -57,13 +57,18 @@ class Server:
             event = await self.events[plural].get()
             if isinstance(event, ClusterError):
                 raise event
+            if event["type"] == "END":
+                return
             yield event
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"FIRST_PAUSE": 0.01, "LONGEST_PAUSE": 0.02, "UNDEFINED_PAUSE": 0.02, "GRACE": 0.2}.items():
-        monkeypatch.setattr(autoscalers, name, seconds)
+        monkeypatch.setattr(targets, name, seconds)
+    monkeypatch.setattr(autoscalers, "PERIOD", 0.01)
+    # The first answers are what ends the waiting for them.
+    monkeypatch.setattr(autoscalers, "MOMENT", 60.0)
 
 
 class Scene:
@@ -86,12 +91,18 @@ class Scene:
             while self.view != view:
                 await asyncio.sleep(0.005)
 
+    async def woken(self) -> None:
+        """The resource is looked at."""
+        assert await asyncio.wait_for(self.queue.take(), 10) == CHAT
+        self.queue.done(CHAT)
+
 
 @asynccontextmanager
 async def running(scene: Scene) -> AsyncIterator[Scene]:
     task = asyncio.create_task(scene.found.run())
     try:
-        await scene.found.fresh()
+        async with asyncio.timeout(10):
+            await scene.found.fresh()
         yield scene
     finally:
         task.cancel()
@@ -102,14 +113,12 @@ async def running(scene: Scene) -> AsyncIterator[Scene]:
 async def test_it_is_known_with_the_first_look_and_then_by_events():
     async with running(Scene()) as scene:
         assert scene.view == (False, False)
-        assert await asyncio.wait_for(scene.queue.take(), 1) == CHAT, "who waited for it is looked at"
-        scene.queue.done(CHAT)
+        await scene.woken()
         listings = scene.server.listings
         for event, scaled in (("ADDED", True), ("DELETED", False)):
             scene.server.events[HPAS].put_nowait({"type": event, "object": scaler(11 if scaled else 13)})
             await scene.until(False, scaled)
-            assert await asyncio.wait_for(scene.queue.take(), 1) == CHAT
-            scene.queue.done(CHAT)
+            await scene.woken()
         assert scene.server.listings == listings
 
 
@@ -128,6 +137,7 @@ async def test_before_a_listing_nothing_is_known():
 async def test_who_may_not_see_them_does_not_know(refused: str, caplog: pytest.LogCaptureFixture):
     scene = Scene()
     scene.server.errors[refused] = ClusterError(403, "you cannot")
+    caplog.set_level("INFO")
     async with running(scene):
         assert scene.view == (True, False)
         assert "you cannot; grant the operator list and watch of" in scene.found.doubt(CHAT)
@@ -181,10 +191,11 @@ async def test_an_object_that_turns_to_another_resource():
 
 async def test_an_old_event_brings_nothing_back():
     async with running(Scene()) as scene:
-        for version, kind in ((11, "ADDED"), (12, "DELETED"), (11, "ADDED"), (13, "BOOKMARK")):
-            scene.server.events[HPAS].put_nowait({"type": kind, "object": scaler(version)})
-        while not scene.server.events[HPAS].empty():
-            await asyncio.sleep(0.005)
+        for version, kind, of in ((11, "ADDED", "chat"), (12, "DELETED", "chat"), (11, "ADDED", "chat"), (13, "ADDED", "other")):
+            scene.server.events[HPAS].put_nowait({"type": kind, "object": scaler(version, of, of)})
+        async with asyncio.timeout(10):
+            while not scene.found.scales(Key("team", "other")):
+                await asyncio.sleep(0.005)
         assert scene.view == (False, False)
 
 
@@ -203,13 +214,61 @@ async def test_whatever_ends_a_watch_a_listing_follows(end: Json | ClusterError)
         await scene.until(False, True)
 
 
-async def test_what_was_seen_holds_for_a_while_and_not_for_ever():
+async def test_what_was_seen_holds_for_a_while_and_not_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(targets, "GRACE", 3.0)
     async with running(Scene()) as scene:
+        before = scene.server.listings
         scene.server.errors[HPAS] = ClusterError(503, "busy")
         scene.server.events[HPAS].put_nowait(ClusterError(0, "cut"))
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(10):
+            while scene.server.listings < before + 2:
+                await asyncio.sleep(0.005)
         assert scene.view == (False, False)
         await scene.until(True, False)
+
+
+async def test_who_is_in_doubt_is_looked_at_and_again_when_it_has_gone_or_is_another():
+    async with running(Scene()) as scene:
+        await scene.woken()
+        scene.server.errors[HPAS] = ClusterError(503, "busy")
+        scene.server.events[HPAS].put_nowait(ClusterError(0, "cut"))
+        await scene.woken()
+        assert "busy" in scene.found.doubt(CHAT)
+        scene.server.errors[HPAS] = ClusterError(500, "broken")
+        await scene.woken()
+        assert "broken" in scene.found.doubt(CHAT)
+        del scene.server.errors[HPAS]
+        await scene.woken()
+        assert scene.view == (False, False)
+
+
+async def test_the_doubt_is_not_that_of_the_last_time():
+    async with running(Scene()) as scene:
+        scene.server.events[HPAS].put_nowait(ClusterError(503, "busy"))
+        async with asyncio.timeout(10):
+            while scene.server.listings < 3:
+                await asyncio.sleep(0.005)
+
+        async def hang(path: str) -> tuple[tuple[Json, ...], int]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        scene.server.everything = hang  # type: ignore[method-assign]
+        scene.server.events[HPAS].put_nowait({"type": "END"})
+        await scene.until(True, False)
+        assert "has ended and none could be opened since" in scene.found.doubt(CHAT)
+
+
+async def test_an_odd_answer_is_told_once_with_where_it_was_read(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    scene = Scene()
+    scene.server.items[HPAS] = [{"spec": scaler(9)["spec"]}]
+    async with running(scene):
+        async with asyncio.timeout(10):
+            while scene.server.listings < 8:
+                await asyncio.sleep(0.005)
+        assert "cannot be read" in scene.found.doubt(CHAT)
+        assert caplog.text.count("Traceback") == 1
 
 
 async def test_one_namespace_is_in_doubt_alone():
@@ -234,6 +293,8 @@ async def test_it_looks_only_while_it_leads():
     task = asyncio.create_task(scene.found.run())
     await asyncio.sleep(0.05)
     assert (scene.server.listings, scene.view) == (0, (True, False))
+    scene.leads = True
+    await scene.until(False, False)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

@@ -147,6 +147,11 @@ def test_a_secret_that_the_kubelet_asks_for_again_is_still_missing():
         ((3, "died"), (4, "died")),
         ((1, "worker[12] exited with code 1"), (1, "worker[13] exited with code 2")),
         ((3, "no such table 7"), (3, "no such user 7")),
+        ((3, "HTTP/1.1 401 of the proxy"), (3, "HTTP/1.1 403 of the proxy")),
+        ((3, "status_code=500"), (3, "status_code=502")),
+        ((3, '{"code": 401}'), (3, '{"code": 403}')),
+        ((3, "killed by signal 9"), (3, "killed by signal 15")),
+        ((3, "CUDA error 2"), (3, "CUDA error 700")),
         ((11, "Unauthorized: the hub refuses a/b (HTTP 401)"), (11, "Unauthorized: the hub refuses a/b (HTTP 403)")),
         ((19, "ModelDamaged: model-00001-of-00002 is cut off"), (19, "ModelDamaged: model-00002-of-00002 is cut off")),
         ((10, "ModelNotFound: there is no folder /mnt/model/v1"), (10, "ModelNotFound: there is no folder /mnt/model/v2")),
@@ -176,6 +181,36 @@ def test_the_schedulers_figures_are_news():
     assert first["reason"] == "Unschedulable"
     assert "0/4 nodes" in status(first, {}, 9, conditions=unplaced(4))["lastFailure"]["message"]
     assert status(first, {}, 9, conditions=unplaced(3)) == first
+
+
+def refused(told: Json | None, message: str, second: int = 0) -> Json:
+    """What is told of a Deployment for which no pod could be made."""
+    mdep = resource(told)
+    service, deployment = (copy.deepcopy(child) for child in plan.make(mdep, Observed(), SETTINGS, CATALOGUE).changes)
+    deployment["metadata"]["generation"] = 1
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+    deployment["status"] = {"observedGeneration": 1, "conditions": [condition]}
+    return plan.make(mdep, Observed(deployment, service), SETTINGS, CATALOGUE).status(f"2026-01-01T00:00:{second:02}Z")
+
+
+def test_a_webhook_that_refuses_each_attempt_is_told_once():
+    def words(attempt: int, why: str = "no label team") -> str:
+        refusal = f'pods "chat-{HEX[attempt][:5]}" is forbidden: admission webhook "policy" denied the request'
+        return f"{refusal}: {why} (request id: {UIDS[attempt]})"
+
+    first = refused(None, words(0))
+    assert first["lastFailure"]["reason"] == "PolicyDenied"
+    assert [refused(first, words(attempt), attempt) for attempt in (1, 2, 3)] == [first] * 3
+    assert "no label owner" in refused(first, words(1, "no label owner"), 9)["lastFailure"]["message"]
+
+
+def test_the_figures_of_a_quota_are_news():
+    def words(used: int) -> str:
+        return f'pods "chat-1" is forbidden: exceeded quota: pods, requested: pods=1, used: pods={used}, limited: pods={used}'
+
+    first = refused(None, words(3))
+    assert first["lastFailure"]["reason"] == "QuotaExceeded"
+    assert "used: pods=4" in refused(first, words(4), 9)["lastFailure"]["message"]
 
 
 @pytest.mark.parametrize("names", [False, True])

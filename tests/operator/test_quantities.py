@@ -9,7 +9,17 @@ from jitney_operator import drift, quantities
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4Gi", 4 * 1024**3), ("1.5k", 1500), (7, 7), ("1e3", 1000), ("1E3", 1000), (".5Ki", 512), ("500m", 0), ("2E", 2 * 10**18)],
+    [
+        ("4Gi", 4 * 1024**3),
+        ("1.5k", 1500),
+        (7, 7),
+        ("1e3", 1000),
+        ("1E3", 1000),
+        (".5Ki", 512),
+        ("500m", 0),
+        ("2E", 2 * 10**18),
+        ("0e40", 0),
+    ],
 )
 def test_bytes(text: str | int, size: int):
     assert quantities.size(text) == size

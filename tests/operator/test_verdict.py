@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -99,8 +101,7 @@ def test_a_status_that_it_brings_along_is_not_read():
     assert verdict.of(manifest(**SMALL) | {"status": kept}, SETTINGS) == verdict.of(manifest(**SMALL), SETTINGS)
 
 
-def test_an_absurd_amount_costs_no_time_and_is_not_accepted():
-    """Half a minute of arithmetic, when it was written out."""
+def test_an_absurd_amount_is_not_accepted():
     found = verdict.of(manifest(**SMALL, resources={"limits": {"memory": "1e999999"}}), SETTINGS)
     assert not found["accepted"]
     assert "more than any machine has" in found["message"]
@@ -124,6 +125,16 @@ def test_an_absurd_amount_costs_no_time_and_is_not_accepted():
 def test_what_is_no_manifest_is_refused(body: object, said: str):
     with pytest.raises(NotAManifest, match=said):
         verdict.of(body, SETTINGS)
+
+
+def test_a_defect_of_ours_is_seen_in_the_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    def make(*_: object) -> None:
+        raise KeyError("of ours")
+
+    monkeypatch.setattr(plan, "make", make)
+    with caplog.at_level("INFO"), pytest.raises(NotAManifest):
+        verdict.of(manifest(**SMALL), SETTINGS)
+    assert "KeyError: 'of ours'" in caplog.text
 
 
 @pytest.fixture
@@ -160,7 +171,7 @@ async def test_the_route_refuses_in_a_sentence(url: str, body: bytes, status: in
 async def test_only_so_many_may_ask_at_once(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(health, "SECONDS", 60.0)
     port = int(url.split(":")[2].partition("/")[0])
-    async with aiohttp.ClientSession() as client, contextlib.AsyncExitStack() as slow:
+    async with asyncio.timeout(30), aiohttp.ClientSession() as client, contextlib.AsyncExitStack() as slow:
 
         async def status() -> int:
             async with client.post(url, json=manifest(**SMALL)) as answer:
@@ -177,6 +188,24 @@ async def test_only_so_many_may_ask_at_once(url: str, monkeypatch: pytest.Monkey
         while await status() == 503:
             await asyncio.sleep(0.05)
         assert await status() == 200
+
+
+async def test_verdicts_leave_the_loop_to_others():
+    port, spans = ports.free(1)[0], []
+
+    def slow(body: object) -> dict[str, Any]:
+        begun = time.monotonic()
+        time.sleep(0.05)
+        spans.append((begun, time.monotonic()))
+        return {}
+
+    served = Health(port, lambda: True, lambda: False, Metrics(), slow)
+    await served.start()
+    async with aiohttp.ClientSession() as client:
+        answers = await asyncio.gather(*(client.post(f"http://127.0.0.1:{port}/v1/verdict", json={}) for _ in range(3)))
+        assert [answer.status for answer in answers] == [200] * 3
+    await served.stop()
+    assert all(after - end > (health.REST - 1) * (end - begun) for (begun, end), (after, _) in pairwise(spans))
 
 
 async def test_a_manifest_that_does_not_come_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch):

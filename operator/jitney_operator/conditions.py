@@ -24,7 +24,8 @@ class Condition:
     message: str
 
     def __post_init__(self) -> None:
-        if self.type not in ("Ready", "Stalled", "Progressing") and self.type not in REASONS[self.reason].conditions:
+        known = REASONS[self.reason].conditions
+        if self.type not in ("Ready", "Stalled", "Progressing") and self.type not in known:
             raise ValueError(f"{self.reason} is no reason of {self.type}")
 
 
@@ -65,6 +66,11 @@ class Facts:
         return sum(pod.ready for pod in self.observed.pods) - self.ready_pods
 
     @property
+    def replaces(self) -> bool:
+        """No pod is made before those of the revision before are gone (Recreate)."""
+        return bool((self.observed.deployment or {}).get("spec", {}).get("strategy", {}).get("type") == "Recreate")
+
+    @property
     def complete(self) -> bool:
         """Every wanted replica is of the current revision and ready, and none of another is: the controller says so, and so do the pods, of
         which it may not have heard yet. Pods that only finish their answers do not count."""
@@ -93,6 +99,9 @@ def scheduled(facts: Facts) -> Condition:
         return Condition("Scheduled", FALSE, facts.failure.reason, facts.failure.message)
     if facts.complete or (len(facts.pods) >= facts.wanted and all(pod.placed for pod in facts.pods)):
         return Condition("Scheduled", TRUE, "Placed", "Every wanted pod has a node.")
+    if not facts.pods and facts.replaces and any(pod.leaving and pod.placed for pod in facts.observed.pods):
+        words = "Pods of the revision before finish their answers; the next are made when they are gone."
+        return Condition("Scheduled", UNKNOWN, "WaitingForDrain", words)
     return Condition("Scheduled", UNKNOWN, "Pending", "Waiting for the pods to be placed.")
 
 

@@ -88,8 +88,8 @@ def _figures(reason: str, pod: Pod) -> str:
     args = [part for arg in pod.spec_of_container.get("args", []) for part in arg.split("=", 1)]
     told = dict(itertools.pairwise(args))
     ways = [
-        f"{name} {int(told[flag]) // 2} (now {told[flag]})"
-        for flag, name in (("--max-num-seqs", "maxNumSeqs"), ("--max-model-len", "maxModelLen"))
-        if told.get(flag, "").isdigit() and int(told[flag]) > 1
+        f"{name} {max(least, int(told[flag]) // 2)} (now {told[flag]})"
+        for flag, name, least in (("--max-num-seqs", "maxNumSeqs", 1), ("--max-model-len", "maxModelLen", 16))
+        if told.get(flag, "").isdigit() and int(told[flag]) > least
     ]
     return f"Try {' or '.join(ways)}. " if ways else ""

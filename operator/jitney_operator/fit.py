@@ -85,7 +85,7 @@ def refusal(request: Request, device: str, memory: int, others: tuple[str, ...])
         f"overhead {gib(wish.overhead)}) and the profile has {gib(memory)}. "
     )
     longest = longest_window(model, device, memory, seqs)
-    ways = [f"maxModelLen {longest}"] if longest >= SHORTEST else []
+    ways = [f"maxModelLen {longest}"] if longest >= min(SHORTEST, model.context) else []
     window = request.max_model_len or min(SHORTEST, model.context)
     batch = (memory - wish.weights - wish.overhead) // (window * kv_bytes_per_token(model, device))
     ways += [f"maxNumSeqs {batch}"] if 0 < batch < seqs else []

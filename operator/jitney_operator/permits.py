@@ -9,8 +9,10 @@ from jitney_operator.api import Spec
 from jitney_operator.errors import Rejected
 from jitney_operator.settings import Allow
 
-# They tell Python, the linker, or a library in the image where to find code.
-CODE_BRINGERS = ("PYTHON", "LD_", "OPENSSL_", "GCONV_PATH", "CUDA_INJECTION", "OMP_TOOL", "KMP_TOOL", "NCCL_", "TRITON_", "TORCHINDUCTOR_")
+# They tell the container runtime, Python, the linker, or a library in the image where to find code.
+CODE_BRINGERS = (
+    "PATH", "PYTHON", "LD_", "OPENSSL_", "GCONV_PATH", "CUDA_INJECTION", "OMP_TOOL", "KMP_TOOL", "NCCL_", "TRITON_", "TORCHINDUCTOR_",
+)  # fmt: skip
 
 
 def check(spec: Spec, allow: Allow) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from jitney_operator import builders, conditions, drift, failures
@@ -12,6 +13,13 @@ from jitney_operator.errors import Rejected
 from jitney_operator.observed import Observed
 from jitney_operator.resolve import resolve
 from jitney_operator.settings import Settings
+
+# Failures that a start meets before the words of its progress: a cause outside the spec was put right, and the same pod goes on.
+_NOT_FOUND = frozenset({"ModelNotFound", "Unauthorized"})
+OVERCOME = (
+    (re.compile(r"downloading (?!0(\.0)?/)"), _NOT_FOUND),
+    (re.compile(r"loading [1-9]|warming up"), _NOT_FOUND | {"HubUnreachable", "DiskFull", "CacheNotWritable"}),
+)
 
 
 @dataclass(frozen=True)
@@ -66,4 +74,11 @@ def _facts(
     if template is None and observed.deployment:
         template = observed.deployment["spec"]["template"]["metadata"].get("annotations", {}).get(TEMPLATE)
     pods = tuple(pod for pod in observed.pods if pod.template == template and not pod.leaving and not pod.over)
-    return Facts(mdep, verdict, observed, pods, failures.of(observed, pods, mdep.status.get("lastFailure")), applied, progress)
+    failure = failures.of(observed, pods, mdep.status.get("lastFailure"))
+    if failure and progress and sum(not pod.ready for pod in pods) == 1 and _is_overcome(failure.reason, progress.line):
+        failure = None
+    return Facts(mdep, verdict, observed, pods, failure, applied, progress)
+
+
+def _is_overcome(reason: str, line: str) -> bool:
+    return any(reason in reasons and pattern.match(line) for pattern, reasons in OVERCOME)

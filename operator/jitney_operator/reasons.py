@@ -80,7 +80,9 @@ REASONS: dict[str, Reason] = {
         "Check `spec.scheduling` and the profile against the nodes.",
     ),
     "WaitingForDrain": Reason(
-        ("Scheduled",), "A pod that is finishing its answers on a living node still holds the GPU.", "Wait at most `drainSeconds`."
+        ("Scheduled",),
+        "A pod that is finishing its answers on a living node still holds the GPU, or must be gone first (Recreate).",
+        "Wait at most `drainSeconds`.",
     ),
     "QuotaExceeded": Reason(("Scheduled",), "The namespace's quota does not allow another pod.", "Raise the quota, or ask for less."),
     "PolicyDenied": Reason(("Scheduled",), "The cluster refuses to make the pod.", "The message says which policy and why."),

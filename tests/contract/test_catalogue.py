@@ -11,6 +11,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from jitney_runtime.torch_backend import loading
+
 TEXT = resources.files("jitney_operator").joinpath("catalogue.yaml").read_text()
 CATALOGUE: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(TEXT)
 ENTRIES = [pytest.param(entry, id=f"{name}-{size}") for name, sizes in CATALOGUE.items() for size, entry in sizes.items()]
@@ -34,6 +36,8 @@ TYPES = {
     "ibm-granite/": "granite",
     "allenai/": "olmo2",
 }
+# As their config.json says: rope_scaling is longrope, over this original window.
+LONGROPE = {"microsoft/Phi-3-mini-128k-instruct": 4096, "microsoft/Phi-4-mini-instruct": 4096}
 # The vision tower of the Gemma 3 sizes that have one (SigLIP at 896 pixels); it is stored with them.
 VISION = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 896}
 VISION |= {"patch_size": 14, "vision_use_head": False}
@@ -52,6 +56,17 @@ def test_its_figures_are_those_of_the_model(entry: dict[str, Any]):
         assert keys == (entry["kvHeads"] * entry["headDim"], entry["hidden"])
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == entry["tied"]
+
+
+def test_no_window_is_longer_than_what_the_runtime_serves():
+    """Rotary embeddings that depend on the longest position in the batch are served up to their original window."""
+    entries = [param.values[0] for param in ENTRIES if param.values[0]["repository"] in LONGROPE]
+    assert {entry["repository"] for entry in entries} == set(LONGROPE)
+    for entry in entries:
+        rope = {"rope_type": "longrope", "original_max_position_embeddings": LONGROPE[entry["repository"]]}
+        config = AutoConfig.for_model("phi3", max_position_embeddings=131072)
+        config.rope_parameters = rope
+        assert loading.context_window(entry["context"], config) == entry["context"]
 
 
 def test_every_entry_has_what_the_fit_counts_with():

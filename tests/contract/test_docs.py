@@ -34,5 +34,6 @@ def test_every_failure_has_its_line():
 def test_a_reason_that_stands_on_no_such_condition_cannot_be_written():
     with pytest.raises(ValueError, match="Serving is no reason of Accepted"):
         conditions.Condition("Accepted", "True", "Serving", "")
-    with pytest.raises(KeyError):
-        conditions.Condition("Scheduled", "False", "Whatever", "")
+    for kind in ("Scheduled", "Progressing", "Ready", "Stalled"):
+        with pytest.raises(KeyError):
+            conditions.Condition(kind, "False", "Whatever", "")

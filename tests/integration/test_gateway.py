@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from kubernetes.aio import config
 from xinference_client import RESTfulClient
 
 from cluster.control_plane import ControlPlane
+from jitney_gateway import failure
+from jitney_gateway.errors import GatewayError
+from jitney_gateway.kubernetes import backend as backend_module
+from jitney_gateway.kubernetes.backend import KubernetesBackend
+from jitney_gateway.kubernetes.cluster import Cluster
+from jitney_gateway.launch import Launch
 from support import children
 from support.console import jitney
 from support.gateway import running_gateway
@@ -68,6 +76,55 @@ def test_the_resources_own_reason_is_the_error(namespace: Namespace, operator: O
     assert not namespace.kubectl("get", "mdep", "-o", "name"), "a launch that failed is not left behind"
     with pytest.raises(RuntimeError, match="NotSupportedYet"):
         client.launch_model(**SMALL | {"quantization": "int8"})
+
+
+PULLING = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image: not found"}}
+
+
+@pytest.fixture
+async def backend(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KubernetesBackend]:
+    monkeypatch.setattr(failure, "PATIENCE", 1.0)
+    monkeypatch.setattr(backend_module, "PERIOD", 0.1)
+    api = await config.new_client_from_config(str(namespace.plane.kubeconfig))
+    backend = KubernetesBackend(Cluster(api), namespace.name, (namespace.name,))
+    backend.sight.start()
+    yield backend
+    await backend.close()
+
+
+async def launched(backend: KubernetesBackend, namespace: Namespace, operator: Operator) -> None:
+    """It has a pod, which nothing is known of yet."""
+    await backend.launch(Launch("smollm2-instruct", uid="chat", size="0.135"))
+    await asyncio.to_thread(operator.until, lambda: children.deployment(namespace))
+    await asyncio.to_thread(children.make_pod, namespace)
+
+
+async def comes_to(reason: str, namespace: Namespace, operator: Operator) -> None:
+    await asyncio.to_thread(operator.until, lambda: namespace.reason() == reason)
+
+
+async def test_a_launch_goes_on_after_a_failure_that_is_over(namespace: Namespace, operator: Operator, backend: KubernetesBackend):
+    await launched(backend, namespace, operator)
+    children.set_container(namespace, PULLING)
+    await comes_to("ImagePullError", namespace, operator)
+    children.set_container(namespace, {"running": {}})
+    await asyncio.to_thread(operator.until, lambda: namespace.reason() != "ImagePullError")
+    assert namespace.get()["status"]["lastFailure"]["reason"] == "ImagePullError"
+    waiting = asyncio.create_task(backend.ready("chat"))
+    # Several times as long as a failure is waited for.
+    assert await asyncio.wait({waiting}, timeout=4 * failure.PATIENCE) == (set(), {waiting})
+    await asyncio.to_thread(children.finish_rollout, namespace)
+    async with asyncio.timeout(30):
+        await waiting
+
+
+async def test_a_launch_that_keeps_failing_is_told(namespace: Namespace, operator: Operator, backend: KubernetesBackend):
+    await launched(backend, namespace, operator)
+    children.set_container(namespace, PULLING)
+    async with asyncio.timeout(30):
+        with pytest.raises(GatewayError, match=r"^ImagePullError: ") as told:
+            await backend.ready("chat")
+    assert (told.value.status, told.value.code) == (500, "launch_failed")
 
 
 @pytest.mark.parametrize(

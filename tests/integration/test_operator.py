@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -238,6 +239,11 @@ def starting(reason: str, progress: str) -> bytes:
 TENTH = starting("Loading", "loading 10 %")
 
 
+def status_writes(operator: Operator) -> float:
+    text = httpx.get(f"http://127.0.0.1:{operator.port}/metrics").text
+    return float(re.search(r'writes_total\{what="status"\} (\S+)', text)[1])  # type: ignore[index]
+
+
 def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator: Operator):
     address = "127.0.53.7"
     with answering(address, 503, TENTH) as runtime:
@@ -246,10 +252,12 @@ def test_how_far_a_pod_has_come_is_on_the_resource(created: Namespace, operator:
         operator.until(lambda: created.reason() == "Loading")
         assert created.get()["status"]["progress"] == "loading 10 %"
         assert created.condition("ModelLoaded")["reason"] == "Loading"
+        begun, before = time.monotonic(), status_writes(operator)
         for percent in range(20, 60):
             runtime.body = starting("Loading", f"loading {percent} %")
             time.sleep(0.1)
         operator.until(lambda: created.get()["status"]["progress"] == "loading 59 %")
+        assert status_writes(operator) - before <= 1 + (time.monotonic() - begun) / 5, "40 lines, and one write in 5 s"
         runtime.body = starting("WarmingUp", "warming up")
         operator.until(lambda: created.reason() == "WarmingUp")
         runtime.body = b'{"status": "ready"}'

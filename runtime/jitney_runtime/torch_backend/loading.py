@@ -21,14 +21,12 @@ from jitney_runtime.torch_backend.checkpoint import out_of_memory, read_config, 
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.hub import model_folder
 from jitney_runtime.torch_backend.kv_cache import bytes_per_token
-from jitney_runtime.torch_backend.memory import free_memory
+from jitney_runtime.torch_backend.memory import for_keys_and_values
 from jitney_runtime.torch_backend.runner import TorchRunner
 from jitney_runtime.torch_backend.threads import thread_count
 
 logger = logging.getLogger(__name__)
 
-# What is left after the weights also has to hold activations, logits and the HTTP side.
-_KV_SHARE_OF_FREE = 0.7
 _DEFAULT_CONTEXT = 2048
 # Rotary embeddings whose frequencies depend on the longest position in the batch: a neighbour would change answers.
 _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -124,7 +122,7 @@ def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_
     block_bytes = size * bytes_per_token(runner.layer_shapes, runner.dtype)
     context = context_window(settings.max_model_len, config)
     full = settings.max_num_seqs * -(-context // size)
-    budget = settings.kv_cache_memory or int(_KV_SHARE_OF_FREE * free_memory(runner.device))
+    budget = settings.kv_cache_memory or for_keys_and_values(runner.device)
     blocks = min(full, budget // block_bytes)
     fitting = min(context, blocks * size)
     if blocks < 1 or (settings.max_model_len and fitting < context):

@@ -8,6 +8,7 @@ import torch
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
+_OF_OUR_OWN, _OF_SHARED = 0.9, 0.7
 
 
 def _read(path: Path) -> int | None:
@@ -41,8 +42,13 @@ def _machine_free() -> int:
     raise RuntimeError("/proc/meminfo has no MemAvailable line")
 
 
-def free_memory(device: torch.device) -> int:
+def for_keys_and_values(device: torch.device) -> int:
+    """What they may take once the weights are loaded; the rest is for activations, logits and the HTTP side.
+
+    Of memory that is this process's own, a GPU or a container's limit, a tenth is left, which with what is in use by now is the overhead
+    that the operator's estimate counts. Of a machine's more, because others take of it too.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(_OF_OUR_OWN * torch.cuda.mem_get_info(device)[0])
     machine, cgroup = _machine_free(), _cgroup_free()
-    return machine if cgroup is None else min(machine, cgroup)
+    return int(_OF_SHARED * machine) if cgroup is None or machine < cgroup else int(_OF_OUR_OWN * cgroup)

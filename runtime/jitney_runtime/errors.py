@@ -96,7 +96,7 @@ class Unauthenticated(RequestError):
 class StartError(JitneyError):
     """The server cannot serve. `exit_code` is what the process ends with; `reason` is the word shown on the resource.
 
-    Its sentence is the same at each restart for the same cause: no times, no ids, no addresses.
+    The operator compares its sentence across restarts, but for times, ids and addresses.
     """
 
     exit_code = 1

@@ -17,7 +17,7 @@ from jitney_gateway.launch import Launch
 from jitney_gateway.model import READY, Model, Replica
 from jitney_gateway.server import app
 from jitney_gateway.server.body import parsed
-from jitney_gateway.server.cost import DEEPEST, MOST_PLACES, MOST_VALUES, refusal
+from jitney_gateway.server.cost import DEEPEST, MOST_PLACES, MOST_TEXTS, MOST_VALUES, refusal
 from jitney_runtime.server import reading
 from support.rig import CHAT, COMPLETION, HI, Rig
 from support.serving import served
@@ -74,8 +74,9 @@ def nested(depth: int) -> bytes:
     [
         (filled(b"[]", MOST_PLACES), "lists, objects and names"),
         (filled(b'{"a":0}', MOST_PLACES // 2), "lists, objects and names"),
-        (filled(b"7", MOST_VALUES + 1), "more than 150000 values"),
-        (filled(b'"a,b"', MOST_VALUES + 1), "more than 150000 values"),
+        (filled(b"7", MOST_VALUES + 1), "or 1100000 values"),
+        (filled(b'"a"', MOST_TEXTS + 1), "300000 texts"),
+        (filled(b'"a,,,,b"', MOST_TEXTS + 1), "300000 texts"),
         (b'"' * 8_000_000 + b"[" * MOST_PLACES + b"[", "lists, objects and names"),
         (b"[" * 8_000_000, "lists, objects and names"),
         (b'["\\\\",' + filled(b"[]", MOST_PLACES) + b"]", "lists, objects and names"),
@@ -91,6 +92,7 @@ def nested(depth: int) -> bytes:
         "names",
         "numbers",
         "texts",
+        "texts with signs",
         "quotes",
         "open lists",
         "a backslash",
@@ -113,12 +115,13 @@ def test_what_is_not_read(body: bytes, words: str):
     [
         filled(b"[]", MOST_PLACES - 1),
         filled(b"1234567", MOST_VALUES),
+        filled(b'"a,,,,b["', MOST_TEXTS),
         nested(DEEPEST),
         json.dumps({"content": SIGNS * 100_000, SIGNS * 10_000: ["[" * 200_000]}).encode(),
         json.dumps({"content": "\\" * 400_001 + '"[' * 200_000}).encode(),
         json.dumps({"content": "日,本[" * 100_000}, ensure_ascii=False).encode(),
     ],
-    ids=["lists", "numbers", "deep", "signs in texts", "backslashes", "UTF-8"],
+    ids=["lists", "numbers", "texts", "deep", "signs in texts", "backslashes", "UTF-8"],
 )
 def test_what_is_read_as_json_has_it(body: bytes):
     assert refusal(body) == ""
@@ -126,7 +129,7 @@ def test_what_is_read_as_json_has_it(body: bytes):
 
 
 def test_the_front_door_takes_no_more_than_the_runtime():
-    assert (MOST_PLACES, MOST_VALUES) == (reading.MOST_PLACES, reading.MOST_VALUES)
+    assert (MOST_PLACES, MOST_TEXTS, MOST_VALUES) == (reading.MOST_PLACES, reading.MOST_TEXTS, reading.MOST_VALUES)
 
 
 @either

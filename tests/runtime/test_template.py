@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from typing import Any
 
 import pytest
@@ -19,9 +20,12 @@ from support.words import ByteTokenizer
 THINKING = (
     "{% for message in messages %}{{ message.content }}{% endfor %}"
     "{% if enable_thinking is defined and enable_thinking is false %}-{% endif %}{% if thinking %}+{% endif %}"
+    "{% if messages[0].content == 'think' and enable_thinking %}{{ raise_exception('not thinking') }}{% endif %}"
     "{% if level is defined %}{{ level.upper() }}{% endif %}{% if bad %}{{ raise_exception('no ' + bad) }}{% endif %}"
     "{% if messages[0].content == 'no' %}{{ raise_exception('not this') }}{% endif %}"
 )
+
+THINK = [{"role": "user", "content": "think"}]
 
 
 class Words(ByteTokenizer):
@@ -56,7 +60,8 @@ def prompt(rig: Rig) -> str:
         ({"chat_template_kwargs": {"enable_thinking": False}}, "hi-"),
         ({"chat_template_kwargs": {"enable_thinking": False}, "enable_thinking": False}, "hi-"),
         ({"chat_template_kwargs": {"level": "high", "unread": [{"a": None}]}}, "hiHIGH"),
-        ({"chat_template_kwargs": {"thinking": True}, "enable_thinking": False}, "hi-+"),
+        ({"chat_template_kwargs": {"thinking": True, "enable_thinking": False}}, "hi-+"),
+        ({"chat_template_kwargs": {"thinking": True}, "enable_thinking": True}, "hi+"),
     ],
 )
 async def test_a_template_reads_what_a_request_gives_it(rig: Rig, fields: dict[str, Any], rendered: str):
@@ -92,6 +97,37 @@ async def test_a_template_reads_what_a_request_gives_it(rig: Rig, fields: dict[s
             "enable_thinking and chat_template_kwargs.enable_thinking say different things: give one",
         ),
         (
+            {"chat_template_kwargs": {"thinking": False}, "enable_thinking": True},
+            "enable_thinking",
+            "enable_thinking and chat_template_kwargs.thinking say different things: give one",
+        ),
+        (
+            {"chat_template_kwargs": {"enable_thinking": 0}, "enable_thinking": False},
+            "enable_thinking",
+            "chat_template_kwargs.enable_thinking say different things",
+        ),
+        ({"enable_thinking": True, "messages": THINK}, "enable_thinking", "refuses enable_thinking: not thinking"),
+        (
+            {"chat_template_kwargs": {"level": "x"}, "enable_thinking": True, "messages": THINK},
+            "enable_thinking",
+            "refuses enable_thinking: not thinking",
+        ),
+        (
+            {"chat_template_kwargs": {"bad": "cat"}, "enable_thinking": True},
+            "chat_template_kwargs",
+            "refuses chat_template_kwargs: no cat",
+        ),
+        (
+            {"chat_template_kwargs": {"bad": "cat"}, "enable_thinking": True, "messages": THINK},
+            "chat_template_kwargs",
+            "refuses chat_template_kwargs: not thinking",
+        ),
+        (
+            {"chat_template_kwargs": {"level": "x"}, "enable_thinking": True, "messages": [{"role": "user", "content": "no"}]},
+            "messages",
+            "refuses these messages: not this",
+        ),
+        (
             {"chat_template_kwargs": {"level": "x"}, "messages": [{"role": "user", "content": "no"}]},
             "messages",
             "refuses these messages: not this",
@@ -107,9 +143,12 @@ async def test_what_a_template_is_not_given(rig: Rig, fields: dict[str, Any], pa
     assert not rig.runner.batches
 
 
-async def test_a_broken_character_for_a_template_is_400(rig: Rig):
-    body = b'{"model": "fake", "messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"level": "\\ud800"}}'
-    assert (await rig.post(body)).json()["error"]["param"] == "chat_template_kwargs"
+@pytest.mark.parametrize(("name", "said"), [("level", "surrogates not allowed"), ("bad", "refuses chat_template_kwargs: no \\ud800")])
+async def test_a_broken_character_for_a_template_is_400(rig: Rig, name: str, said: str):
+    body = b'{"model": "fake", "messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"%s": "\\ud800"}}' % name.encode()
+    answer = await rig.post(body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "chat_template_kwargs")
+    assert said in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("depth", [*range(100, 1000, 60), *range(940, 1000, 4), 2000])
@@ -164,21 +203,35 @@ async def test_the_servers_stops_join_the_requests(stream: bool):
     await rig.stop()
 
 
-async def test_the_template_of_the_start_takes_the_place_of_the_models():
+@pytest.mark.parametrize(
+    ("own", "given", "rendered", "warned"),
+    [
+        (THINKING, None, "hi", False),
+        (THINKING, "{{ 'given ' + messages[0].content }}", "given hi", False),
+        ("", "{{ 'given ' + messages[0].content }}", "given hi", False),
+        ("", None, "", True),
+    ],
+    ids=["the model's", "instead of it", "without one", "neither"],
+)
+async def test_the_template_of_the_start(own: str, given: str | None, rendered: str, warned: bool, caplog: pytest.LogCaptureFixture):
     """Through the server's own life, which a test of its routes goes without."""
     rig = Rig()
     rig.tokenizer = Words()
-    settings = rig.state.settings.__class__("fake", "fake", port=0, chat_template="{{ 'own ' + messages[0].content }}")
+    rig.tokenizer.chat_template = own
+    settings = rig.state.settings.__class__("fake", "fake", port=0, chat_template=given)
 
     def load(state: ServerState) -> Serving:
         return Serving(rig.async_engine, rig.tokenizer)
 
-    life = lifecycle.Lifecycle(settings, load, grace_seconds=0)
-    running = asyncio.create_task(life.run())
-    await until(lambda: life.state.serving is not None or running.done())
+    with caplog.at_level(logging.WARNING):
+        life = lifecycle.Lifecycle(settings, load, grace_seconds=0)
+        running = asyncio.create_task(life.run())
+        await until(lambda: life.state.serving is not None or running.done())
+    assert ("fake has no chat template: every chat request will be refused" in caplog.messages) is warned
     rig.state.serving = life.state.serving
-    assert (await rig.chat(max_tokens=1, messages=HI)).status_code == 200
-    assert prompt(rig) == "own hi"
+    assert (await rig.chat(max_tokens=1, messages=HI)).status_code == (200 if rendered else 400)
+    if rendered:
+        assert prompt(rig) == rendered
     life._leave()
     assert await running == 0
     await rig.client.aclose()

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.server import cost
@@ -14,8 +15,12 @@ from jitney_gateway.server import cost
 async def read(request: Request) -> bytes:
     """The request keeps none of it: an answer may take minutes, and a thousand of them are open."""
     parts = bytearray()
-    async for part in request.stream():
-        parts += part
+    try:
+        async for part in request.stream():
+            parts += part
+    except ClientDisconnect as error:
+        # Nobody reads this.
+        raise GatewayError(400, "the client went away before the end of the body", code="invalid_json") from error
     return bytes(parts)
 
 

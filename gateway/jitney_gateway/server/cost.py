@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-# Lists, objects and names in objects; and values in lists and objects. The first cost the most: a million of them is half a second in which
-# nothing else is done, and a hundred times the memory of their text. 150,000 values are the token ids of a long prompt.
-MOST_PLACES, MOST_VALUES = 50_000, 150_000
+# Lists, objects and names in objects; texts, names among them; and values in lists and objects. The first cost the most: a million of them
+# is half a second in which nothing else is done, and a hundred times the memory of their text. 1,100,000 values are the token ids of a
+# prompt that fills the longest windows, and take a tenth of a second.
+MOST_PLACES, MOST_TEXTS, MOST_VALUES = 50_000, 300_000, 1_100_000
 # Lists and objects inside of one another: what was read has to be written again.
 DEEPEST = 200
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -21,11 +22,10 @@ def refusal(data: bytes) -> str:
     """Why a body in UTF-8 is not to be read; empty where it may be."""
     if not _is_much(data) and _opened(data) <= DEEPEST:
         return ""
-    # Without escapes every quote begins a text or ends one. A value and its name have four.
+    # Without escapes every quote begins a text or ends one.
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    outside = b"".join(bare.split(b'"')[::2]) if bare.count(b'"') <= 4 * MOST_VALUES else data
-    if _is_much(outside):
-        return f"has more than {MOST_PLACES} lists, objects and names in them, or more than {MOST_VALUES} values"
+    if _has_many_texts(bare) or _is_much(outside := b"".join(bare.split(b'"')[::2])):
+        return f"has more than {MOST_PLACES} lists, objects and names in them, {MOST_TEXTS} texts or {MOST_VALUES} values"
     if max(accumulate(map(_STEPS.__getitem__, outside.translate(None, _NO_STEPS))), default=0) > DEEPEST:
         return f"has lists and objects more than {DEEPEST} deep in one another"
     return ""
@@ -37,4 +37,8 @@ def _opened(text: bytes) -> int:
 
 def _is_much(text: bytes) -> bool:
     opened = _opened(text)
-    return opened + text.count(b":") > MOST_PLACES or opened + text.count(b",") > MOST_VALUES
+    return opened + text.count(b":") > MOST_PLACES or opened + text.count(b",") > MOST_VALUES or _has_many_texts(text)
+
+
+def _has_many_texts(text: bytes) -> bool:
+    return text.count(b'"') > 2 * MOST_TEXTS

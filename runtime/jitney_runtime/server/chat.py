@@ -14,11 +14,15 @@ from jitney_runtime.server.turn import Turn
 from jitney_runtime.text import chat
 from jitney_runtime.text.tokenizer import Tokenizer
 
+# Names that templates have for whether a model is to think; as Xinference does it, each is given.
+_THINKING = ("enable_thinking", "thinking")
+
 
 class ChatRequest(AnswerRequest):
     prompt_field: ClassVar[str] = "messages"
 
-    messages: list[Turn] = Field(min_length=1)
+    # Of a million that are no turns, only the first is worth an error.
+    messages: list[Turn] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
     # Of vLLM and SGLang: what the template may read beside the messages.
     chat_template_kwargs: dict[str, Any] = Field({})
@@ -35,14 +39,14 @@ class ChatRequest(AnswerRequest):
             template = str(tokenizer.chat_template)
             for place, turn in self._placed:
                 turn.check_read(place, template)
-        field = variables.FIELD if self.chat_template_kwargs else "enable_thinking"
-        return chat.prompt_ids(tokenizer, [turn.for_template() for turn in self.messages], self._variables, field)
+        return chat.prompt_ids(tokenizer, [turn.for_template() for turn in self.messages], self._variables)
 
     @property
-    def _variables(self) -> dict[str, Any]:
-        """Templates have two names for whether a model is to think; as Xinference does it, both are given."""
-        thinking = {} if self.enable_thinking is None else dict.fromkeys(("enable_thinking", "thinking"), self.enable_thinking)
-        return {**thinking, **self.chat_template_kwargs}
+    def _variables(self) -> dict[str, dict[str, Any]]:
+        """By the field that gives them."""
+        thinking = {} if self.enable_thinking is None else dict.fromkeys(_THINKING, self.enable_thinking)
+        given = {"enable_thinking": thinking, variables.FIELD: self.chat_template_kwargs}
+        return {field: values for field, values in given.items() if values}
 
     @property
     def limit_field(self) -> str:
@@ -56,9 +60,9 @@ class ChatRequest(AnswerRequest):
             raise InvalidRequest("max_tokens and max_completion_tokens say different things: give one", "max_completion_tokens")
         variables.check(self.chat_template_kwargs)
         thinking = self.enable_thinking
-        if thinking is not None and self.chat_template_kwargs.get("enable_thinking", thinking) != thinking:
-            words = f"enable_thinking and {variables.FIELD}.enable_thinking say different things: give one"
-            raise InvalidRequest(words, "enable_thinking")
+        for name in _THINKING:
+            if thinking is not None and self.chat_template_kwargs.get(name, thinking) is not thinking:
+                raise InvalidRequest(f"enable_thinking and {variables.FIELD}.{name} say different things: give one", "enable_thinking")
 
 
 class ChatEnvelope(Envelope):

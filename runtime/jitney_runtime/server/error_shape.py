@@ -10,6 +10,8 @@ from jitney_runtime.errors import RequestError
 
 
 def error_body(message: str, kind: str, param: str | None, code: str) -> dict[str, Any]:
+    # What a template says may hold half a character of the client's, which UTF-8 cannot write.
+    message = message.encode("utf-8", "backslashreplace").decode()
     return {"detail": message, "error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

@@ -89,6 +89,8 @@ class Lifecycle:
             raise
         if self.settings.chat_template is not None:
             serving.tokenizer.chat_template = self.settings.chat_template
+        if not serving.tokenizer.chat_template:
+            logger.warning("%s has no chat template: every chat request will be refused", self.settings.model)
         serving.engine.start()
         self.state.metrics.load_seconds.set(asyncio.get_running_loop().time() - started)
         self.state.serving = serving

@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from jitney_runtime.errors import InvalidRequest
 from jitney_runtime.server.body import Body
@@ -18,15 +19,16 @@ B = TypeVar("B", bound=Body)
 
 # The front door's usual bound is 8 MiB, and a character may take it three times as many bytes to pass on as it took to come.
 MOST_BYTES = 32 * 1024 * 1024
-# Lists, objects and names in objects; and values in lists and objects. The first cost the most: a million of them is half a second in which
-# nothing else is done, and a hundred times the memory of their text. 150,000 values are the token ids of a long prompt.
-MOST_PLACES, MOST_VALUES = 50_000, 150_000
+# Lists, objects and names in objects; texts, names among them; and values in lists and objects. The first cost the most: a million of them
+# is half a second in which nothing else is done, and a hundred times the memory of their text. 1,100,000 values are the token ids of a
+# prompt that fills the longest windows, and take a tenth of a second.
+MOST_PLACES, MOST_TEXTS, MOST_VALUES = 50_000, 300_000, 1_100_000
 # Checking a longer body would hold up everybody's stream: it goes to a thread.
 _LONG_BODY = 32 * 1024
 
 
 async def read(kind: type[B], http: Request) -> tuple[B, int]:
-    """The body as a `kind`, and its length in bytes. InvalidRequest or HTTPException (413) where it is none."""
+    """The body as a `kind`, and its length in bytes. InvalidRequest or HTTPException (413, and 400 where it was cut) where it is none."""
     form = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if form != "application/json" and not (form.startswith("application/") and form.endswith("+json")):
         raise InvalidRequest("the body must be JSON, and sent as such: Content-Type: application/json")
@@ -36,10 +38,14 @@ async def read(kind: type[B], http: Request) -> tuple[B, int]:
 
 async def _received(http: Request) -> bytes:
     data = bytearray()
-    async for part in http.stream():
-        data += part
-        if len(data) > MOST_BYTES:
-            raise HTTPException(413, f"the body is longer than {MOST_BYTES // 2**20} MiB")
+    try:
+        async for part in http.stream():
+            data += part
+            if len(data) > MOST_BYTES:
+                raise HTTPException(413, f"the body is longer than {MOST_BYTES // 2**20} MiB")
+    except ClientDisconnect as error:
+        # Nobody reads it, and it is no defect of ours.
+        raise HTTPException(400, "the client went away before the end of the body") from error
     return bytes(data)
 
 
@@ -62,7 +68,8 @@ def parsed(data: bytes) -> Any:
         raise InvalidRequest("the body is no valid JSON: it must be UTF-8")
     if is_costly(data):
         raise InvalidRequest(
-            f"the body has more than {MOST_PLACES} lists, objects and names in them, or more than {MOST_VALUES} values: send a smaller one"
+            f"the body has more than {MOST_PLACES} lists, objects and names in them, {MOST_TEXTS} texts or {MOST_VALUES} values: "
+            "send a smaller one"
         )
     try:
         return json.loads(data)
@@ -80,14 +87,17 @@ def is_costly(data: bytes) -> bool:
     if _is_much(data):
         # Those inside of texts are none. Without escapes every quote begins a text or ends one.
         bare = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-        # A value and its name have four.
-        return bare.count(b'"') > 4 * MOST_VALUES or _is_much(b"".join(bare.split(b'"')[::2]))
+        return _has_many_texts(bare) or _is_much(b"".join(bare.split(b'"')[::2]))
     return False
 
 
 def _is_much(text: bytes) -> bool:
     opened = text.count(b"[") + text.count(b"{")
-    return opened + text.count(b":") > MOST_PLACES or opened + text.count(b",") > MOST_VALUES
+    return opened + text.count(b":") > MOST_PLACES or opened + text.count(b",") > MOST_VALUES or _has_many_texts(text)
+
+
+def _has_many_texts(text: bytes) -> bool:
+    return text.count(b'"') > 2 * MOST_TEXTS
 
 
 def _place(parts: Iterable[str | int]) -> str:

@@ -17,6 +17,10 @@ class TextPart(BaseModel):
     text: str
 
 
+# Of a million that are none, only the first is worth an error.
+_Parts = Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
+
+
 def _as_parts(content: Any) -> Any:
     """OpenAI takes a string or parts."""
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -28,7 +32,7 @@ class Turn(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[TextPart] | None, BeforeValidator(_as_parts), Field(min_length=1)] = None
+    content: Annotated[_Parts | None, BeforeValidator(_as_parts)] = None
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from jitney_runtime.errors import JitneyError, ModelDamaged, NotSupportedYet
 from jitney_runtime.progress import Progress
 from jitney_runtime.torch_backend import attention
-
-logger = logging.getLogger(__name__)
 
 _ADVICE = "copy or download it again"
 
@@ -79,8 +76,6 @@ def read_tokenizer(folder: Path, model: str, trust: bool = False) -> Any:
     if not tokenizer.encode("hello", add_special_tokens=False):
         # Without its files transformers makes an empty tokenizer and says nothing.
         raise ModelDamaged(f"{model} holds no tokenizer: put its tokenizer.json beside the weights")
-    if not tokenizer.chat_template:
-        logger.warning("%s has no chat template: every chat request will be refused", model)
     return tokenizer
 
 

@@ -47,6 +47,28 @@ def test_a_node(row):
 UNSEEN = "NOT SEEN: node lost"
 
 
+EXCUSES = """
+from product.gate import NoExcuses
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(NoExcuses())
+"""
+
+
+@pytest.mark.parametrize("mark", ["skip(reason='r')", "skipif(True, reason='r')", "xfail(reason='r')", "xfail(reason='r', raises=KeyError)"])
+def test_where_everything_can_be_shown_nothing_is_excused(tmp_path: Path, mark: str):
+    """Also of what has no row: writes, Events, rights."""
+    (tmp_path / "conftest.py").write_text(EXCUSES)
+    test = tmp_path / "test_it.py"
+    test.write_text("import pytest\n\n\ndef test_a():\n    pass\n")
+    assert _run(tmp_path, ".")[0] == 0
+    test.write_text(f"import pytest\n\n\n@pytest.mark.{mark}\ndef test_a():\n    pass\n")
+    code, shown = _run(tmp_path, ".")
+    assert code == 1, shown
+    assert "EXCUSED: test_it.py::test_a" in shown
+
+
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     """Of two situations, both of which are seen."""

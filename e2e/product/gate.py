@@ -72,3 +72,23 @@ class Gate(Generic[R]):
         asked = [config.invocation_params.dir / argument for argument in config.args]
         whole = [path.resolve() for path in asked] == [self._folder.resolve()] and not config.option.keyword
         return self._needed - {row.situation for row in self._kept} if whole and not config.option.collectonly else frozenset()
+
+
+class NoExcuses:
+    """A plugin of pytest for where everything can be shown: a test that is skipped or expected to fail fails the run, whatever it is about."""
+
+    def __init__(self) -> None:
+        self._excused: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped or hasattr(report, "wasxfail"):
+            self._excused.append(report.nodeid)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for test in self._excused:
+            terminalreporter.write_line(f"EXCUSED: {test}", red=True)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.OK and self._excused:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -43,8 +43,9 @@ class Knows:
 
     kind: str
     holds: Callable[[Seen], bool]
-    # Of a pod that failed: the resource must name it.
+    # Of a pod that failed, or of its container: the resource must name it.
     of_a_pod: bool = False
+    contained: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Situation:
             assert failure.get("reason") == reason, failure
             assert failure.get("pod", "").startswith(name), failure
             assert not {"message", "time"} - set(failure), failure
+            assert not knows.contained or failure.get("container") == "runtime", failure
         return seen
 
     def moved(self, situation: str, name: str, pattern: str) -> None:
@@ -171,14 +173,14 @@ def _running(pod: Seen) -> bool:
 
 
 RUNNING = Knows("pods", _running)
-ENDED = Knows("pods", _ended, of_a_pod=True)
+ENDED = Knows("pods", _ended, of_a_pod=True, contained=True)
 UNPLACED = Knows("pods", _unplaced, of_a_pod=True)
 REFUSED = Knows("deployments", _refused)
 
 
 def waiting(*reasons: str) -> Knows:
     """A container that cannot start."""
-    return Knows("pods", lambda pod: _container(pod).get("state", {}).get("waiting", {}).get("reason") in reasons, of_a_pod=True)
+    return Knows("pods", lambda pod: _container(pod).get("state", {}).get("waiting", {}).get("reason") in reasons, True, True)
 
 
 def told(*reasons: str) -> Knows:

@@ -12,7 +12,7 @@ import pytest
 from product import installation, model_claim, resource, rollouts, situations
 from product.client import Client
 from product.eye import Eye
-from product.gate import Gate
+from product.gate import Gate, NoExcuses
 from product.repeats import failing
 from product.rollouts import Rollout
 from product.situations import Situation
@@ -39,6 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # The last one is asked first.
     for gate in (ROLLOUTS, SITUATIONS):
         config.pluginmanager.register(gate)
+    if LOCAL:
+        config.pluginmanager.register(NoExcuses())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

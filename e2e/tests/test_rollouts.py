@@ -86,7 +86,7 @@ def kubelet(cluster: Cluster, kubectl: Kubectl) -> Iterator[int]:
 
 def test_a_node_that_falls_silent(smollm2: str, situation: Situation, kubelet: int, kubectl: Kubectl, namespace: str) -> None:
     os.kill(kubelet, signal.SIGSTOP)
-    seen = situation("node lost", "smollm2", Knows("pods", _says_not_ready), "Scheduled", "NodeLost")
+    seen = situation("node lost", "smollm2", Knows("pods", _says_not_ready, of_a_pod=True), "Scheduled", "NodeLost")
     assert "has fallen silent" in condition(seen, "Scheduled")["message"]
     os.kill(kubelet, signal.SIGCONT)
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
@@ -162,7 +162,8 @@ def test_a_pod_leaves_the_service_before_it_drains(
     last = max(chat.ended for chat in chats)
     moments = {"withdrawn": withdrawn, "unready": unready, "last answer": last, "process over": over}
     print("\n" + ", ".join(f"{name} after {at - begun:.2f} s" for name, at in moments.items()))
-    assert list(moments.values()) == sorted(moments.values())
+    # A busy client reads an answer's last words a moment after the process that sent them is over; that all came whole is seen above.
+    assert withdrawn <= unready <= min(last, over)
 
 
 def _patch(kubectl: Kubectl, namespace: str, patch: str) -> None:

@@ -75,7 +75,7 @@ class Gate(Generic[R]):
 
 
 class NoExcuses:
-    """A plugin of pytest for where everything can be shown: a test that is skipped or expected to fail fails the run, whatever it is about."""
+    """A plugin of pytest for where everything can be shown: a test that is skipped or expected to fail fails the run."""
 
     def __init__(self) -> None:
         self._excused: list[str] = []

@@ -1,7 +1,7 @@
 """A launch as Xinference's clients send it, checked field by field. Pure.
 
 What means something here is taken; what has no meaning here is refused by its name unless it asks for nothing (null, or the value that is
-true here anyway). The fields are those of xinference-client 4.1.0 and of Xinference's documentation.
+true here anyway; a null `n_gpu` asks for none). The fields are those of xinference-client 4.1.0 and of Xinference's documentation.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ MEANINGLESS = {
     "request_limits": "requests wait in the runtime's own queue, and it answers 429 when that is full",
     "virtual_env_packages": "models run in the runtime's own environment",
     "virtual_env_find_links": "models run in the runtime's own environment",
+    "quantization_config": "say quantization: int8 or int4 instead",
     "enable_thinking": "send chat_template_kwargs with a request",
 }
 
@@ -69,6 +70,9 @@ class Launch:
         if not isinstance(body, dict):
             raise GatewayError(400, "the body must be a JSON object", code="invalid_value")
         given = {name: value for name, value in body.items() if value is not None}
+        if "n_gpu" in body:
+            # The one null that says something there: no GPU.
+            given.setdefault("n_gpu", 0)
         name = given.pop("model_name", None)
         if not isinstance(name, str) or not name:
             raise GatewayError(400, "Invalid input. Please specify the `model_name` field.", code="invalid_value")

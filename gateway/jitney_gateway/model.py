@@ -28,7 +28,7 @@ class Replica:
 @dataclass(frozen=True)
 class Model:
     """`progress` from 0 to 1 while it starts, `stage` in the words of the runtime, `message` the reason where it failed. `created` in Unix
-    time."""
+    time. `failing` is why the present start fails, although it may be tried again; empty where it does not."""
 
     uid: str
     launch: Launch
@@ -41,6 +41,7 @@ class Model:
     repository: str = ""
     context: int | None = None
     serves: tuple[str, ...] = field(default=("chat", "generate"))
+    failing: str = ""
 
     def describe(self) -> Json:
         launch = self.launch
@@ -88,7 +89,8 @@ class Model:
     def progressed(self) -> Json:
         """How far the slowest replica is; of another it is only known whether it is ready."""
         replicas = [self._replica_progressed(replica) for replica in self.replicas]
-        return {"progress": self.progress, "stage": self.stage, "download_files": [], "replicas": replicas, "message": self.message}
+        told = {"progress": self.progress, "stage": self.stage, "download_files": [], "replicas": replicas}
+        return {**told, "message": self.message, "failing": self.failing}
 
     def _replica_progressed(self, replica: Replica) -> Json:
         ready = replica.status == READY

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -85,6 +86,24 @@ def test_a_model_that_cannot_be_loaded_is_told_and_not_left_behind(local: Local,
     (tmp_path / "config.json").write_text('{"model_type": "nothing-known"}')
     fails("launch", "-e", local.url, "-n", "smollm2-instruct", "-u", "broken", "-mp", str(tmp_path), said="error: NotSupportedYet")
     assert "broken" not in jitney("list", "-e", local.url).stdout
+
+
+# `jitney` with less patience than a person's.
+IMPATIENT = "from jitney_gateway import failure; failure.PATIENCE = 1.0; from jitney_gateway.cli.main import app; app()"
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [(("HF_ENDPOINT", "http://127.0.0.1:9"), "error: HubUnreachable"), (("PYTHONHOME", "/nowhere"), "the runtime ended with exit code 1")],
+)
+def test_a_launch_that_fails_again_and_again_ends(local: Local, tmp_path: Path, variable: tuple[str, str], said: str):
+    words = ["launch", "-e", local.url, "-n", "org/tiny", "-u", "failing", "-ev", *variable, "-ev", "HF_HOME", str(tmp_path)]
+    command = [sys.executable, "-c", IMPATIENT, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=surroundings())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "failing" not in jitney("list", "-e", local.url).stdout
 
 
 def test_ctrl_c_cancels_a_launch(local: Local, flags: list[str]):

@@ -9,19 +9,22 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 
 from jitney_gateway.backend import Backend
 from jitney_gateway.bell import Bell
+from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.destination import Destination, Prospect
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.routing.bounds import Bounds
-from jitney_gateway.server import wire
+from jitney_gateway.server import app, wire
 from jitney_gateway.server.dispatch import Dispatch
 from jitney_gateway.server.overview import figures, load_of
 from jitney_gateway.server.question import Ended, Question
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+EVENT = b'data: {"choices": []}\n\n'
 HEAD = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
 
 
@@ -101,6 +104,33 @@ async def test_a_replica_that_fails_before_its_first_byte_is_not_noticed(client:
         dispatch = Dispatch(Stub(bad, good), Bounds())
         assert [await ask(dispatch, client) for _ in range(6)] == [200] * 6
     assert bodies[0] == b'{"model": "plain", "messages": []}'
+
+
+def breaking(bodies: list[bytes]) -> Handler:
+    """As a process that is killed while it answers."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        bodies.append(b"")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"%x\r\n%s\r\n" % (len(EVENT), EVENT))
+        await writer.drain()
+        writer.close()
+
+    return handle
+
+
+async def test_a_replica_that_breaks_off_after_its_first_byte_is_the_last_one_asked():
+    bodies: list[bytes] = []
+    async with listening(breaking(bodies)) as one, listening(breaking(bodies)) as two:
+        door = app.make(Stub(one, two), Catalogue.read())
+        # The server ends the connection of an answer whose end does not come.
+        transport = httpx.ASGITransport(door, raise_app_exceptions=False)
+        async with door.router.lifespan_context(door), httpx.AsyncClient(transport=transport, base_url="http://door") as asker:
+            answer = await asker.post("/v1/chat/completions", json={"model": "m", "messages": [], "stream": True})
+            metrics = (await asker.get("/metrics")).text
+    assert (answer.status_code, answer.content, len(bodies)) == (200, EVENT, 1)
+    assert "jitney_gateway_requests_in_flight 0.0" in metrics
 
 
 async def test_three_replicas_are_tried_and_no_more(client: aiohttp.ClientSession):

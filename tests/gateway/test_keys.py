@@ -418,8 +418,9 @@ def test_other_machines_call_with_keys_or_knowingly_without(tmp_path: Path):
     fails("local", "--host", "0.0.0.0", said="without keys only this machine may call")
     (tmp_path / "keys.yaml").write_text("keys: [{id: x}]")
     fails("local", "--keys-file", str(tmp_path / "keys.yaml"), said="keys[0].hash: must be the SHA-256")
-    with running_local(tmp_path / "state", "--host", "0.0.0.0", "--insecure") as local:
+    with running_local(tmp_path / "state", "--host", "0.0.0.0", "--insecure", XINFERENCE_TRANSFORMERS_ENABLE_BATCHING="0") as local:
         assert httpx.get(f"{local.url}/v1/models", headers={"Host": "any.example"}).status_code == 200
+        assert "XINFERENCE_TRANSFORMERS_ENABLE_BATCHING=0 has no effect: requests always share one batch" in local.log
 
 
 def test_a_key_is_shown_once(tmp_path: Path):

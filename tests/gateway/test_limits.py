@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import subprocess
 from dataclasses import replace
@@ -36,6 +37,18 @@ def test_a_key_that_was_made_is_found_by_itself_only():
     assert (keys.find(other), keys.find(""), keys.find(key.hash), keys.find("\udcff")) == (None, None, None, None)
     assert secret not in json.dumps(key.written())
     assert len(secret) > 40
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2, None], ids=["first", "second", "last", "none"])
+def test_every_entry_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch, wanted: int | None):
+    made = [make(name) for name in ("a", "b", "c")]
+    keys = Keys.read(document(*(key.written() for _, key in made)))
+    compared: list[str] = []
+    alike = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda given, kept: compared.append(kept) or alike(given, kept))
+    found = keys.find("jk-wrong" if wanted is None else made[wanted][0])
+    assert found == (None if wanted is None else made[wanted][1])
+    assert compared == [key.hash for _, key in made]
 
 
 def test_a_hash_that_another_program_made():

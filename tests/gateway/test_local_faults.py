@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from jitney_gateway import failure
 from jitney_gateway.catalogue import Catalogue, Entry
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.fit import Verdict
@@ -25,6 +26,7 @@ from jitney_gateway.local import backend as backend_module
 from jitney_gateway.local import memory, runtime
 from jitney_gateway.local.backend import LocalBackend
 from jitney_gateway.local.state import State
+from jitney_gateway.machine import Machine
 from jitney_gateway.model import LOADING, READY
 from support import standin
 from support.local import Local, running_local, until
@@ -192,7 +194,7 @@ async def reached(look: Callable[[], bool]) -> None:
 
 
 async def test_a_start_that_fails_again_and_again_is_told(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(backend_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(failure, "PATIENCE", 0.5)
     monkeypatch.setattr(backend_module, "PERIOD", 0.1)
     uid = await backend.launch(Launch("org/crashes", envs={"PYTHONHOME": "/nowhere"}))
     with pytest.raises(GatewayError, match="the runtime ended with exit code 1") as told:
@@ -252,13 +254,34 @@ async def test_a_dead_engine_is_started_again(backend: LocalBackend, tmp_path: P
     assert process.pid not in (None, before)
 
 
+async def test_what_ran_before_comes_back_whatever_is_free_now(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    small = Launch("smollm2-instruct", size="0.135", device="cpu")
+    with pytest.raises(GatewayError, match="needs") as refused:
+        await backend.launch(small)
+    assert refused.value.code == "does_not_fit"
+    backend._state.write({"before": small})
+    again = LocalBackend(backend._logs.parent, Catalogue.read())
+    (model,) = await again.models()
+    assert (model.status, model.message) == (LOADING, "")
+
+
+@pytest.mark.parametrize(("gpus", "device", "holds"), [(1, "auto", True), (1, "cpu", False), (0, "auto", False), (0, "cuda", True)])
+def test_what_a_gpu_holds_needs_no_memory_here(monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, holds: bool):
+    monkeypatch.setattr(Machine, "here", lambda: Machine(8, gpus, 2**33, 2**32))
+    entry = Entry("m", "1", "org/m", None, parameters=2**40, context=4096, kv_elements=0)
+    launch = Launch("m", device=device)
+    assert (memory.needs(launch, entry) == 0) is holds
+    assert memory.fit(launch, entry, 2**32).verdict is (Verdict.UNKNOWN if holds else Verdict.DOES_NOT_FIT)
+
+
 def test_memory_is_counted_for_all_replicas_and_for_what_is_loading():
     entry = Entry("m", "1", "org/m", None, parameters=2**28, context=4096, kv_elements=0)
-    one = memory.needs(Launch("m"), entry)
-    assert memory.fit(Launch("m", replicas=2), entry, 2 * one).verdict is Verdict.FITS
-    short = memory.fit(Launch("m", replicas=3), entry, 2 * one)
+    one = memory.needs(Launch("m", device="cpu"), entry)
+    assert memory.fit(Launch("m", device="cpu", replicas=2), entry, 2 * one).verdict is Verdict.FITS
+    short = memory.fit(Launch("m", device="cpu", replicas=3), entry, 2 * one)
     assert (short.verdict, "fewer replicas" in short.message) == (Verdict.DOES_NOT_FIT, True)
-    crowded = memory.fit(Launch("m"), entry, one, promised=1)
+    crowded = memory.fit(Launch("m", device="cpu"), entry, one, promised=1)
     assert (crowded.verdict, "models that are loading" in crowded.message) == (Verdict.DOES_NOT_FIT, True)
     assert memory.taken(os.getpid()) > 0
     assert memory.taken(None) == 0

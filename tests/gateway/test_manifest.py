@@ -81,6 +81,30 @@ def test_the_state_of_a_model_is_its_resources(status: dict[str, Any], expected:
     assert model_of(body(**status), "chat").status == expected
 
 
+def stands(reason: str, last: str, accepted: str = "True") -> dict[str, Any]:
+    found = conditions(Ready="False", Accepted=accepted)
+    found[0]["reason"] = reason
+    return {"conditions": found, "lastFailure": {"reason": last, "message": "m", "time": "2026-01-01T00:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "failing"),
+    [
+        ({}, ""),
+        (stands("CrashLoop", "CrashLoop"), "CrashLoop: m"),
+        # What lastFailure tells of is over.
+        (stands("Downloading", "Unschedulable"), ""),
+        (stands("Downloading", "Unschedulable") | {"lastFailure": None}, ""),
+        (stands("ChildRefused", "CrashLoop", accepted="False"), "ChildRefused: m"),
+        (stands("CrashLoop", "CrashLoop") | {"observedGeneration": 1}, ""),
+        (stands("R", "R") | {"conditions": conditions(Ready="True", Available="True")}, ""),
+    ],
+)
+def test_a_start_fails_while_its_reason_is_the_failures(status: dict[str, Any], failing: str):
+    model = model_of(body(**status), "chat")
+    assert (model.failing, model.progressed()["failing"]) == (failing, failing)
+
+
 def asked(status: dict[str, Any], **spec: Any) -> dict[str, Any]:
     found = body(**status)
     return {**found, "spec": found["spec"] | spec}

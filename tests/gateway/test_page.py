@@ -104,6 +104,7 @@ def test_files_come_with_a_policy_and_a_tag_and_name_nothing_outside(site: Site)
     policy = dict(part.split(" ", 1) for part in index.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert (policy["require-trusted-types-for"], policy["trusted-types"], policy["img-src"]) == ("'script'", "'none'", "'self' data:")
     assert index.headers["x-content-type-options"] == "nosniff"
     assert index.headers["referrer-policy"] == "no-referrer"
     assert httpx.get(site.url, headers={"If-None-Match": index.headers["etag"]}).status_code == 304
@@ -156,12 +157,16 @@ def test_a_chat_streams_and_is_stopped(site: Site, rider: str, page: Page):
     assert page.locator(".message.user").inner_text().strip().endswith("Tell me <b>everything</b>.")
     # The next answer knows what was said, and ends by itself.
     page.get_by_label("Longest answer").fill("6")
+    for slider, key, shown in (("Temperature", "ArrowLeft", "0.60"), ("Top p", "ArrowLeft", "0.85")):
+        for _ in range(2):
+            page.get_by_label(slider).press(key)
+        expect(page.locator(".slider").filter(has_text=slider).locator("output")).to_have_text(shown)
     question.fill("And then?")
     with page.expect_request("**/v1/chat/completions") as asked:
         question.press("Enter")
     body = asked.value.post_data_json
     assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "user"]
-    assert (body["max_tokens"], body["temperature"], body["top_p"]) == (6, 0.7, 0.95)
+    assert (body["max_tokens"], body["temperature"], body["top_p"]) == (6, 0.6, 0.85)
     figures = page.locator(".assistant .figures").last
     expect(figures).to_contain_text(re.compile(r"first token after \d+\.\d\d s · \d+\.\d tokens/s · 6 tokens · cut at the longest answer"))
     page.get_by_role("link", name="Models", exact=True).click()
@@ -314,15 +319,69 @@ def test_a_phone_and_a_keyboard_are_enough(site: Site, rider: str):
         assert page.evaluate("matchMedia('(prefers-color-scheme: light)').matches")
 
 
-def test_who_likes_it_dark_has_it_dark(site: Site, rider: str):
-    with opened(site.browser, site.url, color_scheme="dark") as page:
-        shown = card(page, rider)
-        expect(shown).to_be_visible()
-        look = "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]"
-        for place in (page.locator("body"), shown):
-            behind, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in place.evaluate(look))
-            assert behind < 150
-            assert ink > 600
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_who_likes_it_dark_has_it_dark_and_others_light(site: Site, rider: str, scheme: str):
+    look = "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]"
+    # Of each view what has a colour of its own behind it.
+    places = {"models": "article.card", "launch": "#launch-form, aside.verdict", "chat": "#settings"}
+    with opened(site.browser, site.url, color_scheme=scheme) as page:
+        expect(card(page, rider)).to_be_visible()
+        for view, own in places.items():
+            page.goto(f"{site.url}/#{view}")
+            expect(page.locator(f"#view-{view}")).to_be_visible()
+            for place in (page.locator("body"), *page.locator(own).all()):
+                behind, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in place.evaluate(look))
+                assert (behind < 150, ink > 600) == ((True, True) if scheme == "dark" else (False, False)), (view, behind, ink)
+                assert abs(behind - ink) > 450, (view, behind, ink)
+
+
+def tab_to(page: Page, place: str, key: str = "Tab") -> None:
+    """By that key alone."""
+    for _ in range(60):
+        page.keyboard.press(key)
+        if page.evaluate("place => document.activeElement.matches(place)", place):
+            return
+    raise AssertionError(f"{key} never comes to {place}")
+
+
+def test_a_model_is_launched_asked_stopped_and_ended_by_the_keyboard_alone(site: Site, rider: str, page: Page):
+    press, write = page.keyboard.press, page.keyboard.type
+    expect(card(page, rider)).to_be_visible()
+    tab_to(page, "a[href='#launch']")
+    press("Enter")
+    tab_to(page, "[name=source]")
+    press("ArrowRight")
+    tab_to(page, "[name=reference]")
+    write("tiny/rider")
+    tab_to(page, "[name=uid]")
+    write("typed")
+    press("Enter")
+    launched = card(page, "typed")
+    expect(launched.get_by_role("heading")).to_be_focused()
+    expect(launched.locator(".badge")).to_have_text("Ready", timeout=START)
+    tab_to(page, "a[href='#chat/typed']")
+    press("Enter")
+    expect(page.get_by_label("Your message")).to_be_focused()
+    tab_to(page, "#max-tokens")
+    press("Control+a")
+    write("3900")
+    tab_to(page, "#question", "Shift+Tab")
+    write("Tell me everything.")
+    press("Enter")
+    expect(page.locator(".message.assistant .prose")).not_to_be_empty()
+    tab_to(page, "#stop")
+    press("Enter")
+    expect(page.locator(".assistant .figures")).to_contain_text("stopped")
+    until(lambda: site.running("typed") == 0)
+    tab_to(page, "a[href='#models']", "Shift+Tab")
+    press("Enter")
+    expect(launched).to_be_visible()
+    tab_to(page, "article.card:has(a[href='#chat/typed']) button.danger")
+    press("Enter")
+    expect(page.get_by_role("dialog").get_by_role("button", name="Keep it")).to_be_focused()
+    press("Tab")
+    press("Enter")
+    expect(launched).to_have_count(0)
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab(site: Site, tmp_path: Path):

@@ -126,7 +126,7 @@ KNOWN = (
     Known("models", TOLD, ("data[].n_worker is more", "data[].status is more", "data[].message is more")),
     Known("describe", TOLD, ("status is more", "message is more")),
     Known("cluster-workers", TOLD, tuple(f"[].models[].{key} is more" for key in ("n_worker", "replica", "status", "message"))),
-    Known("progress", TOLD, ("message is more",)),
+    Known("progress", TOLD, ("message is more", "failing is more")),
     Known(
         "instances instances-of-one",
         "a replica is told alike wherever it is",

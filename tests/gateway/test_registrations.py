@@ -148,7 +148,7 @@ def test_what_is_built_in_is_told_and_stays(client: RESTfulClient):
 
 def test_replicas_are_added_and_ended(client: RESTfulClient, local: Local, tiny: Path):
     uid = client.launch_model("smollm2-instruct", **ENGINE, model_path=str(tiny), model_uid="several")
-    assert client.add_model_replica(uid) == {"replica_id": 1, "replica_model_uid": "several-1", "worker_address": None}
+    assert client.add_model_replica(uid, n_gpu="auto") == {"replica_id": 1, "replica_model_uid": "several-1", "worker_address": None}
     until(lambda: client.describe_model(uid)["status"] == "READY")
     (instance,) = client.get_instance_info("smollm2-instruct", uid)
     assert (instance["replica"], [one["status"] for one in instance["replica_statuses"]]) == (2, ["READY", "READY"])
@@ -203,7 +203,7 @@ async def test_what_is_not_here_is_refused_in_words(caller: AsyncRESTfulClient):
         "terminate it and launch it again": caller.reload_model("x", {}),
         "comes back by itself": caller.get_autostart_config(),
         "Hugging Face hub's own cache": caller.list_cached_models(),
-        "no workers to start again": caller.list_worker_relaunches(),
+        "nothing is started again from afar": caller.list_worker_relaunches(),
         "not ended from afar": caller.abort_cluster(),
         "only images have a progress": caller.get_progress("x"),
     }

@@ -25,9 +25,13 @@ def make(
         list[str] | None, typer.Option("--model", help="A name or pattern that it is for; may be repeated. Default, all.")
     ] = None,
     requests: Annotated[
-        int | None, typer.Option("--requests-per-minute", min=1, max=MOST_PER_MINUTE, help="Chats and completions.")
+        int | None,
+        typer.Option("--requests-per-minute", min=1, max=MOST_PER_MINUTE, help="Chats and completions, at each front door by itself."),
     ] = None,
-    tokens: Annotated[int | None, typer.Option("--tokens-per-minute", min=1, max=MOST_PER_MINUTE, help="Of prompts and answers.")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens-per-minute", min=1, max=MOST_PER_MINUTE, help="Of prompts and answers, at each front door by itself."),
+    ] = None,
     full_launch: Annotated[
         bool, typer.Option("--full-launch", help="Beside --model: its launches may run code of its own (envs, trust_remote_code, folders).")
     ] = False,

@@ -40,7 +40,7 @@ def show(data: Any, form: Form, table: Table) -> None:
     if form is Form.JSON:
         print(json.dumps(data, indent=2))
     elif form is Form.YAML:
-        print(yaml.safe_dump(data, sort_keys=False), end="")
+        print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
     else:
         out.print(table)
 

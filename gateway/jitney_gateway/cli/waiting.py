@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jitney_gateway.cli.client import Client, Failed
 from jitney_gateway.cli.output import err, say
+from jitney_gateway.failure import Failure
 
 PERIOD = 0.25
 
@@ -19,7 +20,8 @@ class Unservable(Failed):
 
 
 def wait(client: Client, uid: str, timeout: float | None = None) -> None:
-    """Until it is ready; Failed where it is not after `timeout` seconds."""
+    """Until it is ready; Unservable where it cannot be or its start keeps failing, Failed where it is not after `timeout` seconds."""
+    failure = Failure()
     end = time.monotonic() + timeout if timeout else None
     with _Shown() as shown:
         while True:
@@ -29,6 +31,8 @@ def wait(client: Client, uid: str, timeout: float | None = None) -> None:
             if model["status"] == "ERROR":
                 raise Unservable(model["message"])
             found = client.progress(uid)
+            if reason := failure.lasting(found.get("failing", ""), time.monotonic()):
+                raise Unservable(reason)
             words = found.get("message") or found["stage"]
             if end and time.monotonic() > end:
                 raise Failed(

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from jitney_gateway.destination import Destination
 from jitney_gateway.errors import GatewayError, unknown_model
+from jitney_gateway.failure import Failure
 from jitney_gateway.fit import Fit
 from jitney_gateway.kubernetes import manifest
 from jitney_gateway.kubernetes.cluster import AGENT, Cluster
@@ -24,10 +25,8 @@ from jitney_gateway.launch import Launch
 from jitney_gateway.machine import Machine
 from jitney_gateway.model import ERROR, LOADING, READY, Json, Model, Replica
 
-# A launch that waits looks so often even when nothing is told, for the sake of PATIENCE.
+# A launch that waits looks so often even when nothing is told: a failure lasts without a word.
 PERIOD = 5.0
-# A cause that may pass by itself is waited for so long before the caller is told of it.
-PATIENCE = 60.0
 
 
 class KubernetesBackend:
@@ -86,8 +85,7 @@ class KubernetesBackend:
         return uid, answer
 
     async def ready(self, uid: str) -> None:
-        failing_since: float | None = None
-        loop = asyncio.get_running_loop()
+        failure, loop = Failure(), asyncio.get_running_loop()
         while True:
             self._stay()
             body = self.sight.models.names.find(uid)
@@ -96,10 +94,10 @@ class KubernetesBackend:
             model = manifest.model_of(body, uid)
             if model.status == READY:
                 return
-            failing = bool((body.get("status") or {}).get("lastFailure"))
-            failing_since = (failing_since or loop.time()) if failing else None
-            if model.status == ERROR or (failing_since is not None and loop.time() - failing_since > PATIENCE):
+            if model.status == ERROR:
                 raise GatewayError(500, model.message, code="launch_failed")
+            if reason := failure.lasting(model.failing, loop.time()):
+                raise GatewayError(500, reason, code="launch_failed")
             with contextlib.suppress(TimeoutError):
                 # Not wait_for, which can swallow the end of whoever waits here.
                 async with asyncio.timeout(PERIOD):

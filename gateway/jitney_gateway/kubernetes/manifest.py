@@ -96,6 +96,7 @@ def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
     ready, answers = found.get("Ready", {}), found.get("Available", {}).get("status") == "True"
     words = status.get("progress", "")
     state = _state(ready if current else {}, found.get("Stalled") if current else None, answers)
+    told = f"{ready['reason']}: {ready['message']}" if ready and state != READY else ""
     return Model(
         uid=uid,
         launch=launch,
@@ -103,7 +104,8 @@ def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
         replicas=replicas,
         progress=1.0 if state == READY else share(words),
         stage="ready" if state == READY else ("downloading" if words.startswith("downloading") else "loading"),
-        message=f"{ready['reason']}: {ready['message']}" if ready and state != READY else "",
+        message=told,
+        failing=told if current and _fails(found, status) else "",
         created=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
         repository=resolved.get("repository", ""),
         context=resolved.get("maxModelLen"),
@@ -114,6 +116,14 @@ def _state(ready: dict[str, Any], stalled: dict[str, Any] | None, answers: bool)
     if ready.get("status") == "True" and answers:
         return READY
     return ERROR if stalled and stalled.get("status") == "True" else LOADING
+
+
+def _fails(found: dict[str, Any], status: Json) -> bool:
+    """Now: lastFailure stays when what it tells of is over, and a start that goes on has another reason."""
+    ready = found.get("Ready", {})
+    refused = found.get("Accepted", {}).get("status") == "False"
+    failed = (status.get("lastFailure") or {}).get("reason") == ready.get("reason")
+    return ready.get("status") == "False" and bool(refused or failed)
 
 
 def without_pods(body: Json) -> tuple[Prospect, str]:

@@ -16,6 +16,7 @@ from jitney_gateway.bell import Bell
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.destination import Destination, of_model
 from jitney_gateway.errors import GatewayError, bad_field, unknown_model
+from jitney_gateway.failure import Failure
 from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.launch import UID, Launch
 from jitney_gateway.local import folders, memory
@@ -33,10 +34,8 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 30
 # Processes of one model, each with its weights.
 MOST_REPLICAS = 32
-# A launch that waits looks so often even when nothing is told, for the sake of PATIENCE.
+# A launch that waits looks so often even when nothing is told: a failure lasts without a word.
 PERIOD = 5.0
-# A cause that may pass by itself is waited for so long before the caller is told of it, as in a cluster.
-PATIENCE = 60.0
 # A name on the hub; one that begins with a dot would be a folder.
 REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -63,7 +62,8 @@ class LocalBackend:
                 runtime.start()
 
     def _recalled(self, uid: str, launch: Launch) -> Running:
-        """One that cannot be started stays in the list with the reason, until it is terminated or can be."""
+        """One that cannot be started stays in the list with the reason, until it is terminated or can be. Whether there is memory for it
+        was asked when it was launched."""
         try:
             if not re.fullmatch(UID, uid):
                 raise bad_field("model_uid", f"{uid!r} can be none here: terminate it, and launch it with another")
@@ -95,6 +95,7 @@ class LocalBackend:
         self._stay()
         uid = self._new_uid(launch)
         running = self._prepared(uid, self._catalogue.pinned(launch))
+        self._check_room(running.launch)
         # Written before anything runs: no process is there that nobody lists.
         self._remember({**self._running, uid: running})
         for runtime in running.runtimes:
@@ -119,7 +120,6 @@ class LocalBackend:
         """With processes that are not started yet."""
         _check(launch)
         reference, context, needs = self._resolve(launch)
-        self._check_room(launch)
         runtimes = tuple(self._runtime(uid, launch, reference, number) for number in range(launch.replicas))
         return Running(launch, int(time.time()), reference, context, runtimes, needs)
 
@@ -208,21 +208,19 @@ class LocalBackend:
         return (Machine.here(),)
 
     async def ready(self, uid: str) -> None:
-        failing_since: float | None = None
-        loop = asyncio.get_running_loop()
+        failure, loop = Failure(), asyncio.get_running_loop()
         while True:
             self._stay()
             running = self._running.get(uid)
             if running is None:
                 raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
-            model, reason = running.model(uid), running.failing()
+            model = running.model(uid)
             if model.status == ERROR:
                 raise GatewayError(500, model.message, code="launch_failed")
             if model.status == READY:
                 return
-            failing_since = (failing_since or loop.time()) if reason else None
-            if failing_since is not None and loop.time() - failing_since > PATIENCE:
-                raise GatewayError(500, f"{reason}; it was tried again for {PATIENCE:.0f} s", code="launch_failed")
+            if reason := failure.lasting(model.failing, loop.time()):
+                raise GatewayError(500, reason, code="launch_failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD):
                     await self._bell.wait()

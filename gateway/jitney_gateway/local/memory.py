@@ -9,6 +9,7 @@ from jitney_gateway.catalogue import Entry
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.launch import Launch
+from jitney_gateway.machine import Machine
 
 # float32, as the runtime computes on a CPU.
 BYTES = 4
@@ -35,7 +36,7 @@ def taken(pid: int | None) -> int:
 
 def needs(launch: Launch, entry: Entry) -> int:
     """Bytes of one replica; 0 where it is a GPU that holds it."""
-    if launch.device == "cuda":
+    if _on_gpu(launch):
         return 0
     tokens = launch.max_model_len or min(SHORTEST, entry.context)
     return _weights(entry) + tokens * entry.kv_elements * BYTES + OVERHEAD
@@ -44,7 +45,7 @@ def needs(launch: Launch, entry: Entry) -> int:
 def fit(launch: Launch, entry: Entry, free: int, promised: int = 0) -> Fit:
     """For all its replicas, out of `free` bytes, of which models that are loading will take `promised`. What a GPU holds is not known
     here."""
-    if launch.device == "cuda":
+    if _on_gpu(launch):
         return Fit(Verdict.UNKNOWN, "what a GPU holds is known once the model is loaded")
     each, count = needs(launch, entry), launch.replicas
     several = f"for {count} replicas of {each / GIB:.1f} each " if count > 1 else ""
@@ -65,6 +66,11 @@ def check(launch: Launch, entry: Entry, free: int, promised: int = 0) -> None:
     found = fit(launch, entry, free, promised)
     if found.verdict is Verdict.DOES_NOT_FIT:
         raise GatewayError(503, found.message, code="does_not_fit")
+
+
+def _on_gpu(launch: Launch) -> bool:
+    """The runtime takes one by itself where there is one."""
+    return launch.device == "cuda" or (launch.device == "auto" and Machine.here().gpus > 0)
 
 
 def _weights(entry: Entry) -> int:

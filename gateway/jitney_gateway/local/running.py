@@ -47,7 +47,7 @@ class Running:
     def model(self, uid: str) -> Model:
         """Ready when all replicas are; failed when one of them is, with its words."""
         if self.failure:
-            return Model(uid, self.launch, ERROR, stage="error", message=self.failure, created=self.created)
+            return Model(uid, self.launch, ERROR, stage="error", message=self.failure, created=self.created, failing=self.failure)
         failed = next((runtime for runtime in self.runtimes if runtime.status == ERROR), None)
         slowest = failed or min(self.runtimes, key=lambda runtime: (runtime.status == READY, runtime.progress))
         replicas = tuple(
@@ -66,4 +66,5 @@ class Running:
             self.created,
             self.repository,
             self.context,
+            failing=self.failing(),
         )

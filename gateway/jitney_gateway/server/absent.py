@@ -4,29 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from jitney_gateway.errors import GatewayError
+from jitney_gateway.server.body import read
 from jitney_gateway.server.uids import by_uid
 
 RELOAD = "a model's parameters are those of its launch: terminate it and launch it again"
 AUTOSTART = "every launched model comes back by itself after a restart, and there is no list to keep"
 CACHE = "what was downloaded is the Hugging Face hub's own cache: `hf cache` lists it and removes from it where the models run"
-WORKERS = "there are no workers to start again: a runtime that dies is started again by itself"
+RELAUNCH = "nothing is started again from afar: a runtime that dies is started again by itself, and so is a front door in a cluster"
 STOP = "the front door is not ended from afar: end `jitney local` by Ctrl-C or SIGTERM, and in a cluster take away its Deployment"
+LOGIN = "there are no users to log in: give the client an API key of this front door"
+CATALOGUE = "what can be launched by name is listed by /v1/model_registrations/LLM?detailed=true"
+LAUNCH = "launch by POST /v1/models, with revision where it is to be another one than the catalogue's"
+EVENTS = "what happens to a model is told by its status, its progress and its logs"
+KINDS = "only chat models are served: chats, completions, and no other kind of model"
 ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
     "/v1/models/{uid:uid}/reload": (("GET", "POST"), RELOAD),
     "/v1/models/{uid:uid}/reload/config": (("GET",), RELOAD),
+    "/v1/models/{uid:uid}/events": (("GET",), EVENTS),
+    "/v1/models/prompts": (("GET",), CATALOGUE),
+    "/v1/models/families": (("GET",), CATALOGUE),
+    "/v1/models/{kind}/{name}/versions": (("GET",), LAUNCH),
+    "/v1/models/instance": (("POST",), LAUNCH),
+    "/v1/models/llm/auto-register": (("POST",), "register a custom model by POST /v1/model_registrations/LLM"),
+    "/v1/launch_history": (("GET", "POST", "DELETE"), "launches are kept in the log: its lines of jitney.audit"),
     "/v1/autostart/models": (("GET", "POST"), AUTOSTART),
     "/v1/autostart/models/summary": (("GET",), AUTOSTART),
     "/v1/autostart/models/{uid}": (("DELETE",), AUTOSTART),
     "/v1/cache/models": (("GET", "DELETE"), CACHE),
     "/v1/cache/models/files": (("GET",), CACHE),
-    "/v1/workers/{address}/relaunch": (("POST",), WORKERS),
-    "/v1/worker-relaunches": (("GET",), WORKERS),
-    "/v1/worker-relaunches/{operation}": (("GET",), WORKERS),
+    "/v1/workers/{address}/relaunch": (("POST",), RELAUNCH),
+    "/v1/worker-relaunches": (("GET",), RELAUNCH),
+    "/v1/worker-relaunches/{operation}": (("GET",), RELAUNCH),
+    "/v1/api/relaunch": (("POST",), RELAUNCH),
+    "/v1/api-relaunches": (("GET",), RELAUNCH),
+    "/v1/api-relaunches/{operation}": (("GET",), RELAUNCH),
+    "/v1/supervisor/relaunch": (("POST",), RELAUNCH),
+    "/v1/supervisor-relaunches": (("GET",), RELAUNCH),
+    "/v1/supervisor-relaunches/{operation}": (("GET",), RELAUNCH),
     "/v1/requests/{request}/progress": (("GET",), "only images have a progress; the answer of a chat is streamed with stream: true"),
     "/v1/clusters": (("DELETE",), STOP),
+    "/token": (("POST",), LOGIN),
+    "/v1/embeddings": (("POST",), KINDS),
+    "/v1/convert_ids_to_tokens": (("POST",), KINDS),
+    "/v1/rerank": (("POST",), KINDS),
+    "/v1/images/{what}": (("POST",), KINDS),
+    "/v1/video/generations": (("POST",), KINDS),
+    "/v1/video/generations/{what}": (("POST",), KINDS),
+    "/v1/worlds/generations": (("POST",), KINDS),
+    "/v1/audio/{what}": (("POST",), KINDS),
+    "/v1/flexible/infers": (("POST",), KINDS),
 }
 
 
@@ -43,8 +72,10 @@ def routes() -> APIRouter:
     return router
 
 
-def _refusing(words: str) -> Callable[[], Awaitable[None]]:
-    async def refuse() -> None:
+def _refusing(words: str) -> Callable[[Request], Awaitable[None]]:
+    async def refuse(request: Request) -> None:
+        # A client that is still sending its body, which may be a picture, would not read the answer.
+        await read(request)
         raise GatewayError(501, words, code="not_supported")
 
     return refuse

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
@@ -23,6 +24,9 @@ from jitney_gateway.server.keyring import Keyring
 from jitney_gateway.server.limits import Limits
 from jitney_gateway.server.peers import Peers
 from jitney_gateway.server.permitted import Permitted
+
+# Of a path that was asked for, in words.
+LONGEST_TOLD = 200
 
 
 def make(
@@ -52,6 +56,7 @@ def make(
     app.include_router(page.routes())
     app.add_exception_handler(GatewayError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _unrouted)
 
     @app.get("/livez")
     async def alive() -> dict[str, str]:
@@ -94,6 +99,14 @@ async def _kept(keyring: Keyring | None) -> AsyncIterator[None]:
 async def _told(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, GatewayError)
     return told.answer(error)
+
+
+async def _unrouted(request: Request, error: Exception) -> JSONResponse:
+    """No route has this path, or none has it for this method; Allow has those it is for."""
+    assert isinstance(error, HTTPException)
+    words = f"{error.detail}: {request.method} {request.url.path[:LONGEST_TOLD]} is nothing that is asked here; /openapi.json lists what is"
+    code = "method_not_allowed" if error.status_code == 405 else "unknown_url"
+    return told.answer(GatewayError(error.status_code, words, code=code), error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

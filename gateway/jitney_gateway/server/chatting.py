@@ -20,7 +20,7 @@ from jitney_gateway.backend import Backend
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.routing.bounds import Bounds
 from jitney_gateway.routing.router import Turn
-from jitney_gateway.server import wire
+from jitney_gateway.server import wanted, wire
 from jitney_gateway.server.body import parsed, read
 from jitney_gateway.server.dispatch import Dispatch
 from jitney_gateway.server.limits import Limits
@@ -177,12 +177,12 @@ class Data:
 def routes(data: Data) -> APIRouter:
     router = by_uid()
 
-    @router.post("/v1/chat/completions")
-    @router.post("/v1/completions")
+    @router.post("/v1/chat/completions", openapi_extra=wanted.CHAT)
+    @router.post("/v1/completions", openapi_extra=wanted.COMPLETION)
     async def answer(request: Request) -> Response:
         return await data.answer(request)
 
-    @router.post("/v1/models/{uid:uid}/requests/{request_id}/abort")
+    @router.post("/v1/models/{uid:uid}/requests/{request_id}/abort", openapi_extra=wanted.ABORT)
     async def abort(request: Request, uid: str, request_id: str) -> JSONResponse:
         return JSONResponse({"msg": await data.abort(request, uid, request_id)})
 

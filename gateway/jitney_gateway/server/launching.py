@@ -12,7 +12,7 @@ from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import written_size
-from jitney_gateway.server import absent, audit, cluster, registering, replicas
+from jitney_gateway.server import absent, audit, cluster, registering, replicas, wanted
 from jitney_gateway.server.body import json_body
 from jitney_gateway.server.question import Ended, Question
 from jitney_gateway.server.registering import resolved
@@ -38,7 +38,7 @@ def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
     """Launch, and the two ways to end a model."""
     router = by_uid()
 
-    @router.post("/v1/models")
+    @router.post("/v1/models", openapi_extra=wanted.LAUNCH)
     async def launch(request: Request, wait_ready: bool = True) -> dict[str, str]:
         # How it goes on after it was begun is the model's status.
         with audit.line("launch", "") as line:

@@ -19,7 +19,7 @@ from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import READY, Model, Replica
-from jitney_gateway.server import wire
+from jitney_gateway.server import wanted, wire
 from jitney_gateway.server.body import json_body
 from jitney_gateway.server.registering import resolved
 from jitney_gateway.server.visit import current
@@ -121,7 +121,7 @@ def routes(backend: Backend, catalogue: Catalogue, everything: Backend) -> APIRo
         seen = await overview.told()
         return {**seen, "models": [model for model in seen["models"] if current.get().may_use(model["uid"])]}
 
-    @router.post("/v1/models/fit")
+    @router.post("/v1/models/fit", openapi_extra=wanted.LAUNCH)
     async def fit(request: Request) -> dict[str, str]:
         """The body is that of a launch, and nothing is started."""
         launch = await resolved(Launch.parse(await json_body(request)), backend, catalogue)

@@ -13,7 +13,7 @@ from jitney_gateway.errors import bad_field
 from jitney_gateway.family import Family, taken, unknown
 from jitney_gateway.launch import Launch
 from jitney_gateway.model import written_size
-from jitney_gateway.server import audit
+from jitney_gateway.server import audit, wanted
 from jitney_gateway.server.body import json_body
 
 KIND = "LLM"
@@ -33,7 +33,7 @@ OTHER_KINDS = ("embedding", "rerank", "image", "audio", "video", "flexible", "wo
 def routes(backend: Backend, catalogue: Catalogue) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/model_registrations/{kind}")
+    @router.post("/v1/model_registrations/{kind}", openapi_extra=wanted.REGISTRATION)
     async def register(kind: str, request: Request) -> JSONResponse:
         with audit.line("register", "") as line:
             _check_kind(kind)

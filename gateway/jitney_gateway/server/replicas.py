@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from jitney_gateway.backend import Backend
 from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.model import Model, replica_status
-from jitney_gateway.server import audit
+from jitney_gateway.server import audit, wanted
 from jitney_gateway.server.body import parsed, read
 from jitney_gateway.server.uids import by_uid
 
@@ -29,7 +29,7 @@ def routes(backend: Backend) -> APIRouter:
         model = await known(backend, uid)
         return [replica_status(model, replica) for replica in model.replicas]
 
-    @router.post("/v1/models/{uid:uid}/replicas")
+    @router.post("/v1/models/{uid:uid}/replicas", openapi_extra=wanted.REPLICAS)
     async def add(uid: str, request: Request) -> dict[str, Any]:
         """Answers once they are asked for; how they come is told by the model's status and its replicas."""
         with audit.line("add_replicas", uid) as line:
@@ -67,6 +67,8 @@ def _count(body: bytes) -> int:
         raise bad_field("replica", f"must be a whole number from 1 to {MOST}, not {count!r}")
     if str(given.get("model_engine", "")).lower() == "transformers":
         del given["model_engine"]
+    if given.get("n_gpu") == "auto":
+        del given["n_gpu"]
     for key in given:
         raise bad_field(key, MEANINGLESS.get(key, "this is no parameter of a replica"))
     return count

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi.responses import JSONResponse
 
 from jitney_gateway.errors import GatewayError
 
 
-def answer(error: GatewayError) -> JSONResponse:
+def answer(error: GatewayError, more: Mapping[str, str] | None = None) -> JSONResponse:
+    """`more` are headers that this error has beside the usual ones."""
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     body = {"detail": error.detail, "error": {"message": error.detail, "type": kind, "param": None, "code": error.code or None}}
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    headers = dict(more or {})
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(body, error.status, headers)

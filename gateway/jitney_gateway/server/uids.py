@@ -14,7 +14,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.routing import Match
 from starlette.types import Scope
 
-ASKED = ("cancel", "logs", "progress", "reload", "replicas", "requests")
+ASKED = ("cancel", "events", "logs", "progress", "reload", "replicas", "requests")
 # Stands for a quoted slash while a path is matched; no uid may hold it.
 SLASH = "\N{FRACTION SLASH}"
 

@@ -8,7 +8,8 @@ import torch
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
-_OF_OUR_OWN, _OF_SHARED = 0.9, 0.7
+_OF_OUR_OWN, _OF_SHARED = 0.95, 0.7
+_LEFT = 128 * 1024**2
 
 
 def _read(path: Path) -> int | None:
@@ -45,10 +46,11 @@ def _machine_free() -> int:
 def for_keys_and_values(device: torch.device) -> int:
     """What they may take once the weights are loaded; the rest is for activations, logits and the HTTP side.
 
-    Of memory that is this process's own, a GPU or a container's limit, a tenth is left, which with what is in use by now is the overhead
-    that the operator's estimate counts. Of a machine's more, because others take of it too.
+    Of memory that is this process's own, a GPU or a container's limit, a twentieth is left and at least _LEFT, which with what is in use by now
+    is the overhead that the operator's estimate counts. Of a machine's more, because others take of it too.
     """
-    if device.type == "cuda":
-        return int(_OF_OUR_OWN * torch.cuda.mem_get_info(device)[0])
     machine, cgroup = _machine_free(), _cgroup_free()
-    return int(_OF_SHARED * machine) if cgroup is None or machine < cgroup else int(_OF_OUR_OWN * cgroup)
+    own = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else cgroup
+    if own is None or (device.type != "cuda" and machine < own):
+        return int(_OF_SHARED * machine)
+    return max(0, min(int(_OF_OUR_OWN * own), own - _LEFT))

@@ -8,7 +8,8 @@ import torch
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
-_OF_OUR_OWN, _OF_SHARED = 0.95, 0.7
+# On a GPU attention gathers the keys and values of a layer, which takes more.
+_OF_OUR_OWN, _OF_A_GPU, _OF_SHARED = 0.97, 0.95, 0.7
 _LEFT = 128 * 1024**2
 
 
@@ -46,11 +47,12 @@ def _machine_free() -> int:
 def for_keys_and_values(device: torch.device) -> int:
     """What they may take once the weights are loaded; the rest is for activations, logits and the HTTP side.
 
-    Of memory that is this process's own, a GPU or a container's limit, a twentieth is left and at least _LEFT, which with what is in use by now
+    Of memory that is its own, a GPU or a container's limit, a little is left and at least _LEFT, which with what is in use by now
     is the overhead that the operator's estimate counts. Of a machine's more, because others take of it too.
     """
+    if device.type == "cuda":
+        return int(_OF_A_GPU * torch.cuda.mem_get_info(device)[0])
     machine, cgroup = _machine_free(), _cgroup_free()
-    own = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else cgroup
-    if own is None or (device.type != "cuda" and machine < own):
+    if cgroup is None or machine < cgroup:
         return int(_OF_SHARED * machine)
-    return max(0, min(int(_OF_OUR_OWN * own), own - _LEFT))
+    return max(0, min(int(_OF_OUR_OWN * cgroup), cgroup - _LEFT))

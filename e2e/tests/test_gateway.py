@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -38,6 +39,14 @@ def door(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[str]:
     with front_door.installed(cluster, kubectl, namespaces="{*}") as url:
         yield url
     assert not kubectl("get", OBJECTS, "--all-namespaces", "-l", OURS, "-o", "name").split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hopeless(door: str) -> Iterator[Future[None]]:
+    """A launch that is given up after a minute, which nobody waits for in vain."""
+    fields = {"model_engine": "transformers", "model_uid": "lost", "model_path": "pvc://nowhere/x"}
+    with ThreadPoolExecutor(1) as threads:
+        yield threads.submit(lambda: RESTfulClient(door).launch_model("smollm2-instruct", **fields))
 
 
 def test_its_pod_is_a_restricted_one(door: str, kubectl: Kubectl, namespace: str) -> None:
@@ -94,9 +103,41 @@ def test_custom_models_are_kept_in_the_cluster(door: str, unregistered: None, ku
     assert found == {"yours"}
 
 
-def test_a_launch_that_cannot_be_says_why(door: str, kubectl: Kubectl) -> None:
+def test_of_a_model_it_changes_annotations_only(door: str, kubectl: Kubectl, namespace: str) -> None:
+    """Its role says patch, and the chart's policy what."""
+    metadata = {"name": "m", "namespace": namespace}
+    body = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata}
+    kubectl.apply({**body, "spec": {"model": "a/b", "suspend": True}})
+
+    def patch(**changed: object) -> None:
+        # kubectl's other ways to patch ask for the right to read first.
+        account = f"--as=system:serviceaccount:{installation.NAMESPACE}:jitney-gateway"
+        # A manager of its own: what another one owns and is not sent again would be taken away.
+        manager = "--field-manager=jitney-gateway"
+        kubectl("apply", "--server-side", manager, "-f", "-", account, input=json.dumps({**body, **changed}))
+
+    patch(metadata={**metadata, "annotations": {"serving.jitney.dev/wanted-at": "x"}})
+    with pytest.raises(CommandFailed, match="the front door changes no spec"):
+        patch(spec={"image": "elsewhere/x:1"})
+    with pytest.raises(CommandFailed, match="the front door changes no labels"):
+        patch(metadata={**metadata, "labels": {"a": "b"}})
+
+
+def test_the_command_line_finds_it_through_the_kubeconfig(door: str, smollm2: str, cluster: Cluster, namespace: str) -> None:
+    """No endpoint is given: through a port-forward of the Kubernetes client, and the kubelet's."""
+    listed = json.loads(_command_line(cluster, "list", "-o", "json"))
+    assert {entry["id"]: entry["status"] for entry in listed}[f"{namespace}/smollm2"] == "READY"
+
+
+def test_a_model_that_nobody_knows(door: str) -> None:
+    body = {"model": "nobody", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=30)
+    assert (answer.status_code, "nobody" in answer.json()["error"]["message"]) == (404, True)
+
+
+def test_a_launch_that_cannot_be_says_why(hopeless: Future[None], kubectl: Kubectl) -> None:
     with pytest.raises(RuntimeError, match="There is no PersistentVolumeClaim nowhere"):
-        RESTfulClient(door).launch_model("smollm2-instruct", model_engine="transformers", model_uid="lost", model_path="pvc://nowhere/x")
+        hopeless.result(120)
     assert not kubectl.get("mdep", "lost", HOME)
 
 
@@ -155,38 +196,6 @@ def test_a_model_that_its_load_sends_to_sleep_is_woken(
     print(f"\nanswered {time.monotonic() - begun:.1f} s after it was asked of a model that its load had sent to sleep")
     rollout("asleep at zero and woken", [_chat(answer)])
     assert (kubectl.get("mdep", "smollm2", namespace) or {})["metadata"]["generation"] == seen["metadata"]["generation"]
-
-
-def test_of_a_model_it_changes_annotations_only(door: str, kubectl: Kubectl, namespace: str) -> None:
-    """Its role says patch, and the chart's policy what."""
-    metadata = {"name": "m", "namespace": namespace}
-    body = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata}
-    kubectl.apply({**body, "spec": {"model": "a/b", "suspend": True}})
-
-    def patch(**changed: object) -> None:
-        # kubectl's other ways to patch ask for the right to read first.
-        account = f"--as=system:serviceaccount:{installation.NAMESPACE}:jitney-gateway"
-        # A manager of its own: what another one owns and is not sent again would be taken away.
-        manager = "--field-manager=jitney-gateway"
-        kubectl("apply", "--server-side", manager, "-f", "-", account, input=json.dumps({**body, **changed}))
-
-    patch(metadata={**metadata, "annotations": {"serving.jitney.dev/wanted-at": "x"}})
-    with pytest.raises(CommandFailed, match="the front door changes no spec"):
-        patch(spec={"image": "elsewhere/x:1"})
-    with pytest.raises(CommandFailed, match="the front door changes no labels"):
-        patch(metadata={**metadata, "labels": {"a": "b"}})
-
-
-def test_the_command_line_finds_it_through_the_kubeconfig(door: str, smollm2: str, cluster: Cluster, namespace: str) -> None:
-    """No endpoint is given: through a port-forward of the Kubernetes client, and the kubelet's."""
-    listed = json.loads(_command_line(cluster, "list", "-o", "json"))
-    assert {entry["id"]: entry["status"] for entry in listed}[f"{namespace}/smollm2"] == "READY"
-
-
-def test_a_model_that_nobody_knows(door: str) -> None:
-    body = {"model": "nobody", "messages": [{"role": "user", "content": "Hello"}]}
-    answer = httpx.post(f"{door}/v1/chat/completions", json=body, timeout=30)
-    assert (answer.status_code, "nobody" in answer.json()["error"]["message"]) == (404, True)
 
 
 def _command_line(cluster: Cluster, *arguments: str) -> str:

@@ -91,7 +91,11 @@ REASONS: dict[str, Reason] = {
         "The node threw the pod out or would not have it; the message has its words.",
         "Look after the node; another pod is made.",
     ),
-    "NodeLost": Reason(("Scheduled",), "The pod's node has fallen silent.", "Look after the node; Kubernetes makes another pod in time."),
+    "NodeLost": Reason(
+        ("Scheduled",),
+        "The node of a pod that was ready has fallen silent. Of one on its way `status.progress` says that it does not answer.",
+        "Look after the node; Kubernetes makes another pod in time.",
+    ),
     # ModelLoaded
     "Loaded": Reason(("ModelLoaded",), "The pods hold the weights.", _NOTHING),
     "Downloading": Reason(("ModelLoaded",), "A pod is fetching the weights; `status.progress` says how far it is.", _WAIT),
@@ -193,6 +197,11 @@ _HEAD = """\
 `kubectl get mdep` shows one word, `kubectl describe mdep` the sentence behind it. The word is the reason of the condition Ready, which
 takes over the first of the other conditions that explains it. `status.lastFailure` keeps pod, container, exit code and message of the last
 failure.
+
+The status follows what Kubernetes knows within 5 seconds. Two causes nobody tells, so that they are asked for: why a volume or a sandbox is
+not ready stands in Events (some seconds; more where pods of many namespaces wait), and a name that has become free is tried every 15
+seconds. Between a new generation and the operator's first look the columns still show the word of the one before: wait for
+`observedGeneration`, as `kubectl wait` and everything that knows kstatus do.
 
 | condition | True means |
 |---|---|

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -106,6 +107,10 @@ class Launch:
         if not re.fullmatch(UID, last):
             raise bad_field("model_uid", f"without one it is the last part of model_name, {last!r}, which can be none: give {UID_WORDS}")
         return last
+
+    def another_uid(self) -> str:
+        """Where the wanted one is taken and nobody asked for it; short enough to be one still."""
+        return f"{self.wanted_uid()[:90]}-{secrets.token_hex(4)}"
 
 
 def pieces(template: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -143,11 +144,20 @@ def test_a_launch_that_the_schema_refuses(namespace: Namespace, url: str, body: 
 
 def test_a_second_launch_of_a_uid(namespace: Namespace, url: str):
     for status in (200, 400):
-        answer = httpx.post(f"{url}/v1/models?wait_ready=false", json=SMALL)
+        answer = httpx.post(f"{url}/v1/models?wait_ready=false", json=SMALL | {"model_uid": "mine"})
         assert answer.status_code == status
     assert "already in the model list" in answer.json()["detail"]
     (name,) = json.loads(namespace.kubectl("get", "mdep", "-o", "json"))["items"]
-    assert name["spec"]["servedModelName"] == "smollm2-instruct"
+    assert name["spec"]["servedModelName"] == "mine"
+
+
+def test_a_second_launch_without_a_uid_is_another_model(namespace: Namespace, url: str):
+    """As with Xinference."""
+    first, second = (httpx.post(f"{url}/v1/models?wait_ready=false", json=SMALL).json()["model_uid"] for _ in range(2))
+    assert first == "smollm2-instruct"
+    assert re.fullmatch(r"smollm2-instruct-[0-9a-f]{8}", second)
+    made = json.loads(namespace.kubectl("get", "mdep", "-o", "json"))["items"]
+    assert {item["spec"]["servedModelName"] for item in made} == {first, second}
 
 
 def test_a_model_of_another_namespace_in_a_path(plane: ControlPlane, namespace: Namespace, tmp_path: Path):

@@ -74,15 +74,16 @@ class KubernetesBackend:
 
     async def _create(self, launch: Launch, **query: str) -> tuple[str, Json]:
         """Its uid and what the server made of it; GatewayError (400) in the server's words where it is refused."""
-        uid = launch.wanted_uid()
-        body = manifest.resource(launch, uid, self._home)
         asked = urlencode({"fieldValidation": "Strict", "fieldManager": AGENT, **query})
-        status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{asked}", body)
-        if status == 409:
-            raise GatewayError(400, f"Model is already in the model list, uid: {uid}", code="model_exists")
-        if status >= 400:
-            raise manifest.refused(status, answer.get("message", ""))
-        return uid, answer
+        uids = (launch.wanted_uid(),) if launch.uid else (launch.wanted_uid(), launch.another_uid())
+        for uid in uids:
+            body = manifest.resource(launch, uid, self._home)
+            status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{asked}", body)
+            if status < 400:
+                return uid, answer
+            if status != 409:
+                raise manifest.refused(status, answer.get("message", ""))
+        raise GatewayError(400, f"Model is already in the model list, uid: {uids[0]}", code="model_exists")
 
     async def ready(self, uid: str) -> None:
         failure, loop = Failure(), asyncio.get_running_loop()

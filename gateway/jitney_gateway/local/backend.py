@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import logging
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -109,8 +108,7 @@ class LocalBackend:
             return uid
         if launch.uid:
             raise GatewayError(400, f"Model is already in the model list, uid: {uid}", code="model_exists")
-        # Short enough to be one still.
-        return f"{uid[:90]}-{secrets.token_hex(4)}"
+        return launch.another_uid()
 
     def _stay(self) -> None:
         if self._leaving:

@@ -5,8 +5,8 @@ SHELL := /bin/bash
 export PATH := /usr/local/go/bin:$(HOME)/.local/bin:$(PATH)
 export PYTHONPATH := e2e
 RUN := .venv/bin/
-# Some processes share the tests, a file at a time, in the order of tests/conftest.py: much of a test is waiting for processes that it started.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes share the tests, a file at a time, in the order of tests/conftest.py: much of a test is waiting for processes that it started.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 # The C kernels: built with the environment.
 KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.[ch])
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,11 +144,20 @@ def test_it_stops_under_those_who_wait_and_lists_what_cannot_come_back(tmp_path:
     with running_local(tmp_path / "state", **environment) as local, ThreadPoolExecutor(2) as others:
         waiting = others.submit(launched, local, model_name="moved", model_path=str(weights))
         until(lambda: "moved" in listed(local))
-        following = others.submit(httpx.get, f"{local.url}/v1/models/moved/logs?follow=true", timeout=60)
         until(local.runtimes)
+        asked = threading.Event()
+
+        def follow() -> int:
+            with httpx.stream("GET", f"{local.url}/v1/models/moved/logs?follow=true", timeout=60) as log:
+                asked.set()
+                log.read()
+                return log.status_code
+
+        following = others.submit(follow)
+        assert asked.wait(60)
         local.process.terminate()
         assert "this front door is leaving" in waiting.result(60).json()["detail"]
-        assert following.result(60).status_code in (200, 503)
+        assert following.result(60) in (200, 503)
         assert local.process.wait(60) == 0
     weights.rmdir()
     with running_local(tmp_path / "state", **environment) as local:

@@ -48,6 +48,8 @@ class Facts:
     failure: Failure | None
     applied: bool
     progress: Progress | None = None
+    # Pods of a revision before must be gone before the next are made (Recreate), and finish their answers.
+    draining: bool = False
 
     @property
     def wanted(self) -> int:
@@ -64,11 +66,6 @@ class Facts:
     def earlier_pods(self) -> int:
         """Ready pods of a revision before."""
         return sum(pod.ready for pod in self.observed.pods) - self.ready_pods
-
-    @property
-    def replaces(self) -> bool:
-        """No pod is made before those of the revision before are gone (Recreate)."""
-        return bool((self.observed.deployment or {}).get("spec", {}).get("strategy", {}).get("type") == "Recreate")
 
     @property
     def complete(self) -> bool:
@@ -99,7 +96,7 @@ def scheduled(facts: Facts) -> Condition:
         return Condition("Scheduled", FALSE, facts.failure.reason, facts.failure.message)
     if facts.complete or (len(facts.pods) >= facts.wanted and all(pod.placed for pod in facts.pods)):
         return Condition("Scheduled", TRUE, "Placed", "Every wanted pod has a node.")
-    if not facts.pods and facts.replaces and any(pod.leaving and pod.placed for pod in facts.observed.pods):
+    if not facts.pods and facts.draining:
         words = "Pods of the revision before finish their answers; the next are made when they are gone."
         return Condition("Scheduled", UNKNOWN, "WaitingForDrain", words)
     return Condition("Scheduled", UNKNOWN, "Pending", "Waiting for the pods to be placed.")

@@ -65,12 +65,13 @@ class Health:
             return web.Response(status=503, text="too many ask at once\n", headers={"Retry-After": "1"})
         self._asking += 1
         try:
-            async with asyncio.timeout(SECONDS):
-                text = await request.read()
+            try:
+                async with asyncio.timeout(SECONDS):
+                    text = await request.read()
+            except TimeoutError:
+                return web.Response(status=408, text=f"the manifest did not come within {SECONDS:.0f} s\n")
             async with self._turn:
                 return await self._answer(text)
-        except TimeoutError:
-            return web.Response(status=408, text=f"the manifest did not come within {SECONDS:.0f} s\n")
         finally:
             self._asking -= 1
 

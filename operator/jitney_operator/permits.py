@@ -11,7 +11,7 @@ from jitney_operator.settings import Allow
 
 # They tell the container runtime, Python, the linker, or a library in the image where to find code.
 CODE_BRINGERS = (
-    "PATH", "PYTHON", "LD_", "OPENSSL_", "GCONV_PATH", "CUDA_INJECTION", "OMP_TOOL", "KMP_TOOL", "NCCL_", "TRITON_", "TORCHINDUCTOR_",
+    "PYTHON", "LD_", "OPENSSL_", "GCONV_PATH", "CUDA_INJECTION", "OMP_TOOL", "KMP_TOOL", "NCCL_", "TRITON_", "TORCHINDUCTOR_",
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def _remote_code(spec: Spec, allow: Allow) -> None:
                 f"The administrator does not allow foreign code, and a variable in an argument could ask for it: write {argument} out.",
             )
     for entry in spec.env:
-        if entry["name"].startswith(CODE_BRINGERS):
+        if entry["name"] == "PATH" or entry["name"].startswith(CODE_BRINGERS):
             raise Rejected("NotAllowed", f"The administrator does not allow foreign code, which {entry['name']} could bring in.")
 
 

@@ -17,8 +17,8 @@ REPLACED_WITHIN = 120
 def unscheduled(pod: Pod, others: tuple[Pod, ...]) -> Failure | None:
     """`others` are all pods of the resource: one that leaves may hold the device that this one waits for."""
     condition = pod.condition("PodScheduled")
-    # Unschedulable, SchedulerError, or SchedulingGated, which who queues pods uses.
-    if condition.get("status") != "False":
+    # Gates are of those who queue pods. Errors of the scheduler itself have other words at each try, and pass.
+    if condition.get("status") != "False" or condition.get("reason") not in ("Unschedulable", "SchedulingGated"):
         return None
     # What the scheduler says of preemption changes with every attempt and helps nobody.
     message = condition.get("message", "").split(" preemption:")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from jitney_operator import builders, conditions, drift, failures
+from jitney_operator import builders, conditions, drift, failures, placing
 from jitney_operator.api import TEMPLATE, Json, ModelDeployment
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.conditions import Condition, Facts, Progress
@@ -18,7 +18,7 @@ from jitney_operator.settings import Settings
 _NOT_FOUND = frozenset({"ModelNotFound", "Unauthorized"})
 OVERCOME = (
     (re.compile(r"downloading (?!0(\.0)?/)"), _NOT_FOUND),
-    (re.compile(r"loading [1-9]|warming up"), _NOT_FOUND | {"HubUnreachable", "DiskFull", "CacheNotWritable"}),
+    (re.compile(r"loading \d|warming up|waiting for the readiness probe"), _NOT_FOUND | {"HubUnreachable", "DiskFull", "CacheNotWritable"}),
 )
 
 
@@ -77,7 +77,9 @@ def _facts(
     failure = failures.of(observed, pods, mdep.status.get("lastFailure"))
     if failure and progress and sum(not pod.ready for pod in pods) == 1 and _is_overcome(failure.reason, progress.line):
         failure = None
-    return Facts(mdep, verdict, observed, pods, failure, applied, progress)
+    replaces = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("type") == "Recreate"
+    draining = replaces and any(pod.leaving and pod.placed and pod.template != template and not placing.lost(pod) for pod in observed.pods)
+    return Facts(mdep, verdict, observed, pods, failure, applied, progress, draining)
 
 
 def _is_overcome(reason: str, line: str) -> bool:

@@ -18,6 +18,7 @@ from jitney_operator.workqueue import WorkQueue
 PERIOD = 1.0
 # Seconds after which a pod that says nothing is no longer believed to be where it was.
 SILENCE = 15.0
+_SILENT = f"; the pod has not answered for {SILENCE:.0f} s"
 _MOST = 4096
 
 
@@ -76,7 +77,8 @@ class Scrape:
         if now - before.at < SILENCE:
             return before
         # Its node may be lost, which nobody notices of a pod that is not ready.
-        return replace(before, progress=Progress(before.progress.reason, f"the pod has not answered for {SILENCE:.0f} s"))
+        line = before.progress.line.removesuffix(_SILENT)
+        return replace(before, progress=Progress(before.progress.reason, line + _SILENT))
 
     def _before(self, key: Key) -> Heard | None:
         if self._asked or key in self._heard:

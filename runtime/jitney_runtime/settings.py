@@ -39,6 +39,7 @@ class RuntimeSettings:
     token_budget: int = 512
     block_size: int = 16
     kv_cache_memory: int | None = None
+    memory_share: float | None = None
     kernel: str = "auto"
     trust_remote_code: bool = False
     chat_template: str | None = None
@@ -64,6 +65,12 @@ def _memory(text: str) -> int:
     if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"must be bytes such as 2Gi or 500M, not {text!r}")
     return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _share(text: str) -> float:
+    if not re.fullmatch(r"0?\.\d{1,4}|1(\.0+)?", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most 1, not {text!r}")
+    return float(text)
 
 
 def _yes(text: str) -> bool:
@@ -115,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--block-size", type=_whole(1, 1024), default=16, help="tokens in one block of KV memory")
     add(
         "--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free"
+    )
+    add(
+        "--memory-share",
+        type=_share,
+        help="share of what is free for keys and values, such as 0.5; default: nearly all of a container's or a GPU's, 0.7 of a machine's",
     )
     add("--kernel", choices=["auto", "plain", "onednn", "native"], default="auto", help="products on a CPU; auto times them here")
     add(

@@ -134,6 +134,9 @@ def test_what_is_told_without_a_key(keyed: Keyed, plain: Local):
         assert httpx.get(f"{keyed.local.url}{path}").status_code == 200
     assert httpx.get(f"{keyed.local.url}/v1/cluster/auth").json() == {"auth": True}
     assert httpx.get(f"{plain.url}/v1/cluster/auth").json() == {"auth": False}
+    # What a client asks that was told that keys are needed, and has none yet.
+    refused = httpx.post(f"{keyed.local.url}/token", json={"username": "a", "password": "b"})
+    assert (refused.status_code, "error" in refused.json()) == (501, True)
 
 
 def test_the_published_clients_send_their_key(keyed: Keyed):

@@ -99,7 +99,7 @@ async def test_a_pod_that_says_nothing_is_not_believed_for_ever(monkeypatch: pyt
     now[0] += SILENCE - 1
     assert hear(None) == "loading 50 %"
     now[0] += 2
-    assert hear(None) == "the pod has not answered for 15 s"
+    assert hear(None) == "loading 50 %; the pod has not answered for 15 s"
     now[0] += 60
-    assert hear(None) == "the pod has not answered for 15 s", "the same words: no write"
+    assert hear(None) == "loading 50 %; the pod has not answered for 15 s", "the same words: no write"
     assert hear(Progress("Loading", "loading 60 %")) == "loading 60 %"

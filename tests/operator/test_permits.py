@@ -16,7 +16,7 @@ def spec(name: str) -> Spec:
     return Spec.parse({"model": "org/repo", "env": [{"name": name, "value": "/mnt/model/bin"}]}, "chat")
 
 
-@pytest.mark.parametrize("name", [*permits.CODE_BRINGERS, "LD_PRELOAD", "PYTHONPATH", "PYTHONSTARTUP", "NCCL_NET_PLUGIN"])
+@pytest.mark.parametrize("name", [*permits.CODE_BRINGERS, "PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONSTARTUP", "NCCL_NET_PLUGIN"])
 def test_a_variable_that_brings_code_is_refused_although_every_name_is_allowed(name: str):
     with pytest.raises(Rejected, match=f"foreign code, which {name} could bring in") as refused:
         permits.check(spec(name), STRICT)
@@ -24,6 +24,6 @@ def test_a_variable_that_brings_code_is_refused_although_every_name_is_allowed(n
     permits.check(spec(name), Allow(images=("*",), env=("*",), host_paths=(), trust_remote_code=True))
 
 
-@pytest.mark.parametrize("name", ["HF_ENDPOINT", "OMP_NUM_THREADS", "HTTPS_PROXY", "MY_PYTHON"])
+@pytest.mark.parametrize("name", ["HF_ENDPOINT", "OMP_NUM_THREADS", "HTTPS_PROXY", "MY_PYTHON", "PATH_TO_X"])
 def test_other_variables_are_the_persons(name: str):
     permits.check(spec(name), STRICT)

@@ -201,10 +201,12 @@ async def test_verdicts_leave_the_loop_to_others():
 
     served = Health(port, lambda: True, lambda: False, Metrics(), slow)
     await served.start()
-    async with aiohttp.ClientSession() as client:
-        answers = await asyncio.gather(*(client.post(f"http://127.0.0.1:{port}/v1/verdict", json={}) for _ in range(3)))
-        assert [answer.status for answer in answers] == [200] * 3
-    await served.stop()
+    try:
+        async with aiohttp.ClientSession() as client:
+            answers = await asyncio.gather(*(client.post(f"http://127.0.0.1:{port}/v1/verdict", json={}) for _ in range(3)))
+            assert [answer.status for answer in answers] == [200] * 3
+    finally:
+        await served.stop()
     assert all(after - end > (health.REST - 1) * (end - begun) for (begun, end), (after, _) in pairwise(spans))
 
 

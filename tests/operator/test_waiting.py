@@ -30,11 +30,22 @@ def test_with_recreate_the_pods_of_before_are_waited_for(strategy: str, reason: 
     assert conditions(status)["Ready"] == ("False", reason)
 
 
+@pytest.mark.parametrize("why", ["of this revision", "on a lost node"])
+def test_a_pod_that_finishes_nothing_is_not_waited_for(why: str):
+    mdep = resource(**SMALL, rollout={"strategy": "Recreate"})
+    observed = leaving(running(mdep, Ready="True"))
+    (pod,) = observed.pods
+    if why == "of this revision":
+        pod.body["metadata"]["annotations"] = running(mdep).pods[0].body["metadata"]["annotations"]
+    else:
+        pod.body["status"]["conditions"] = [{"type": "Ready", "status": "Unknown"}, {"type": "ContainersReady", "status": "True"}]
+    assert conditions(make(mdep, observed).status(NOW))["Scheduled"] == ("Unknown", "Pending")
+
+
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
         ("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates"),
-        ("SchedulerError", "nodes changed while the pod was placed"),
         ("Unschedulable", "0/2 nodes are available"),
     ],
 )
@@ -67,6 +78,9 @@ def test_no_figure_is_advised_that_the_schema_refuses(args: list[str], said: str
         (11, "Unauthorized", "downloading 0.0/3.1 GB", False),
         (11, "Unauthorized", "starting", False),
         (10, "ModelNotFound", "loading 40 %", True),
+        (10, "ModelNotFound", "loading 0 %", True),
+        (11, "Unauthorized", "loading 0 %; the pod has not answered for 15 s", True),
+        (11, "Unauthorized", "waiting for the readiness probe", True),
         (12, "HubUnreachable", "downloading 1.2/3.1 GB", False),
         (12, "HubUnreachable", "loading 1 %", True),
         (18, "CacheNotWritable", "warming up", True),
@@ -78,7 +92,8 @@ def test_a_cause_that_was_put_right_is_not_told_while_the_start_goes_on(code: in
     mdep = resource(**SMALL)
     ended = {"terminated": {"exitCode": code, "message": f"{reason}: it was so"}}
     observed = running(mdep, {"state": {"running": {}}, "lastState": ended, "restartCount": 1}, Ready="False")
-    word = "Downloading" if line.startswith(("downloading", "starting")) else "WarmingUp" if line == "warming up" else "Loading"
+    words = {"downloading": "Downloading", "starting": "Downloading", "loading": "Loading", "warming": "WarmingUp", "waiting": "WarmingUp"}
+    word = words[line.split()[0]]
     status = plan.make(mdep, observed, SETTINGS, CATALOGUE, Progress(word, line)).status(NOW)
     assert conditions(status)["ModelLoaded"] == ("False", word if gone else reason)
     assert status.get("progress", "") == (line if gone else "")

@@ -152,6 +152,8 @@ class LocalBackend:
             "--quantization": launch.quantization,
             "--device": launch.device,
             "--drain-seconds": DRAIN_SECONDS,
+            # Another model may want the same GPU, or the limit of the container that all run in.
+            "--memory-share": 0.7,
             "--log-level": self._log_level,
             "--max-model-len": launch.max_model_len,
             "--revision": launch.revision,

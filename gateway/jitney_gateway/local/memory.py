@@ -69,7 +69,7 @@ def check(launch: Launch, entry: Entry, free: int, promised: int = 0) -> None:
 
 
 def _on_gpu(launch: Launch) -> bool:
-    """The runtime takes one by itself where there is one."""
+    """The runtime takes one by itself where there is one; told by the driver, which a torch without CUDA does not use."""
     return launch.device == "cuda" or (launch.device == "auto" and Machine.here().gpus > 0)
 
 

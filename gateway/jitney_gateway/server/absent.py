@@ -16,7 +16,6 @@ CACHE = "what was downloaded is the Hugging Face hub's own cache: `hf cache` lis
 RELAUNCH = "nothing is started again from afar: a runtime that dies is started again by itself, and so is a front door in a cluster"
 STOP = "the front door is not ended from afar: end `jitney local` by Ctrl-C or SIGTERM, and in a cluster take away its Deployment"
 LOGIN = "there are no users to log in: give the client an API key of this front door"
-CATALOGUE = "what can be launched by name is listed by /v1/model_registrations/LLM?detailed=true"
 LAUNCH = "launch by POST /v1/models, with revision where it is to be another one than the catalogue's"
 EVENTS = "what happens to a model is told by its status, its progress and its logs"
 KINDS = "only chat models are served: chats, completions, and no other kind of model"
@@ -24,8 +23,6 @@ ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
     "/v1/models/{uid:uid}/reload": (("GET", "POST"), RELOAD),
     "/v1/models/{uid:uid}/reload/config": (("GET",), RELOAD),
     "/v1/models/{uid:uid}/events": (("GET",), EVENTS),
-    "/v1/models/prompts": (("GET",), CATALOGUE),
-    "/v1/models/families": (("GET",), CATALOGUE),
     "/v1/models/{kind}/{name}/versions": (("GET",), LAUNCH),
     "/v1/models/instance": (("POST",), LAUNCH),
     "/v1/models/llm/auto-register": (("POST",), "register a custom model by POST /v1/model_registrations/LLM"),

@@ -23,7 +23,7 @@ from jitney_gateway.server.visit import Visit, current
 
 # Read without a key: by the kubelet and by Prometheus, by a client that wants to know whether it needs one, and the page, which then asks
 # the person who sits before it.
-OPEN = {"/livez", "/readyz", "/metrics", "/v1/cluster/auth", "/"}
+OPEN = {"/livez", "/readyz", "/metrics", "/v1/cluster/auth", "/token", "/"}
 OPEN_FOLDER = "/page"
 # What a key's limits count, and the metrics tell.
 ANSWERS = {"/v1/chat/completions", "/v1/completions"}

@@ -19,8 +19,11 @@ _STREAMED: Json = {
 }
 _MESSAGE: Json = {
     "type": "object",
-    "required": ["role", "content"],
-    "properties": {"role": {"enum": ["system", "user", "assistant", "tool"]}, "content": _TEXT},
+    "required": ["role"],
+    "properties": {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
+        "content": {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]},
+    },
 }
 
 
@@ -42,7 +45,7 @@ LAUNCH = _body(
         "size_in_billions": _SIZE,
         "quantization": {"enum": ["none", "int8", "8-bit", "int4", "4-bit"]},
         "replica": _COUNT,
-        "n_gpu": {"anyOf": [{"enum": ["auto"]}, {"type": "integer"}]},
+        "n_gpu": {"anyOf": [{"enum": ["auto"]}, {"type": "integer"}, {"type": "null"}]},
         "model_path": _TEXT,
         "revision": _TEXT,
         "max_num_seqs": _COUNT,

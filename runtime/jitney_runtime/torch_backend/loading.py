@@ -122,7 +122,7 @@ def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_
     block_bytes = size * bytes_per_token(runner.layer_shapes, runner.dtype)
     context = context_window(settings.max_model_len, config)
     full = settings.max_num_seqs * -(-context // size)
-    budget = settings.kv_cache_memory or for_keys_and_values(runner.device)
+    budget = settings.kv_cache_memory or for_keys_and_values(runner.device, settings.memory_share)
     blocks = min(full, budget // block_bytes)
     fitting = min(context, blocks * size)
     if blocks < 1 or (settings.max_model_len and fitting < context):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
-# On a GPU attention gathers the keys and values of a layer, which takes more.
-_OF_OUR_OWN, _OF_A_GPU, _OF_SHARED = 0.97, 0.95, 0.7
-_LEFT = 128 * 1024**2
+# Of a machine that others use, unless it is told otherwise.
+_OF_SHARED = 0.7
+# Bytes at least, and a share of what is in use.
+_LEFT, _LEFT_OF_TAKEN = 128 * 1024**2, 0.05
+
+
+class Memory(NamedTuple):
+    """Bytes; what can be reclaimed is free."""
+
+    free: int
+    taken: int
 
 
 def _read(path: Path) -> int | None:
@@ -20,11 +29,12 @@ def _read(path: Path) -> int | None:
         return None
 
 
-def _cgroup_free() -> int | None:
+def _cgroup() -> Memory | None:
     for limit, usage in ((_V2 / "memory.max", _V2 / "memory.current"), (_V1 / "memory.limit_in_bytes", _V1 / "memory.usage_in_bytes")):
         most, used = _read(limit), _read(usage)
         if most is not None and used is not None:
-            return most - used + _reclaimable(limit.parent / "memory.stat")
+            taken = used - _reclaimable(limit.parent / "memory.stat")
+            return Memory(most - taken, taken)
     return None
 
 
@@ -44,15 +54,20 @@ def _machine_free() -> int:
     raise RuntimeError("/proc/meminfo has no MemAvailable line")
 
 
-def for_keys_and_values(device: torch.device) -> int:
+def for_keys_and_values(device: torch.device, share: float | None = None) -> int:
     """What they may take once the weights are loaded; the rest is for activations, logits and the HTTP side.
 
-    Of memory that is its own, a GPU or a container's limit, a little is left and at least _LEFT, which with what is in use by now
-    is the overhead that the operator's estimate counts. Of a machine's more, because others take of it too.
+    Of memory that is its own, a GPU or a container's limit, all but a little, which with what is in use by now is at most the overhead that
+    the operator's estimate counts. Of a machine's less, because others take of it too. `share` of what is free where somebody knows better.
     """
-    if device.type == "cuda":
-        return int(_OF_A_GPU * torch.cuda.mem_get_info(device)[0])
-    machine, cgroup = _machine_free(), _cgroup_free()
-    if cgroup is None or machine < cgroup:
-        return int(_OF_SHARED * machine)
-    return max(0, min(int(_OF_OUR_OWN * cgroup), cgroup - _LEFT))
+    own = _of_gpu(device) if device.type == "cuda" else _cgroup()
+    machine = _machine_free()
+    if device.type != "cuda" and (own is None or machine < own.free):
+        return int((share or _OF_SHARED) * machine)
+    assert own is not None
+    return int(share * own.free) if share else max(0, own.free - max(_LEFT, int(_LEFT_OF_TAKEN * own.taken)))
+
+
+def _of_gpu(device: torch.device) -> Memory:
+    free, total = torch.cuda.mem_get_info(device)
+    return Memory(free, total - free)

@@ -18,6 +18,8 @@ KNOWN_SECONDS, SHOWN_SECONDS = 180.0, 30.0
 TRUTH_SECONDS = 5.0
 # Between two lines of progress lie 5 s, so that a long download is not a write each second; the second line may then take its own 5.
 LINE_SECONDS = 5.0 + TRUTH_SECONDS
+# A container runs some seconds before its program can say anything: what is counted from its start gets them too.
+STARTING_SECONDS = 5.0
 
 # Each must be in the table when the whole suite has run.
 NEEDED = frozenset({
@@ -105,7 +107,8 @@ class Situation:
             shown = self._eye.first("modeldeployments", says, SHOWN_SECONDS, f"{kind}={status} {reason} on {name}", since)
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self._kubectl.picture(self._namespace)}") from error
-        self._rows.append(Row(situation, self._test, reason, max(0.0, shown - known)))
+        most = TRUTH_SECONDS + (STARTING_SECONDS if knows is RUNNING else 0.0)
+        self._rows.append(Row(situation, self._test, reason, max(0.0, shown - known), most))
         print(f"\n{situation}: {name} says {reason} {max(0.0, shown - known):.2f} s after Kubernetes knew")
         seen: Seen = self._kubectl.get("mdep", name, self._namespace) or {}
         self._described(name, kind, seen)
@@ -178,9 +181,14 @@ UNPLACED = Knows("pods", _unplaced, of_a_pod=True)
 REFUSED = Knows("deployments", _refused)
 
 
-def waiting(*reasons: str) -> Knows:
-    """A container that cannot start."""
-    return Knows("pods", lambda pod: _container(pod).get("state", {}).get("waiting", {}).get("reason") in reasons, True, True)
+def waiting(*reasons: str, words: str = "") -> Knows:
+    """A container that cannot start, with these words where the reason alone does not say why."""
+
+    def holds(pod: Seen) -> bool:
+        found = _container(pod).get("state", {}).get("waiting", {})
+        return found.get("reason") in reasons and words in found.get("message", "")
+
+    return Knows("pods", holds, True, True)
 
 
 def told(*reasons: str) -> Knows:

@@ -57,7 +57,9 @@ def test_more_memory_than_any_node_has(apply, situation: Situation, kubectl: Kub
 
 def test_a_secret_that_is_not_there(apply, situation: Situation, kubectl: Kubectl, namespace: str) -> None:
     apply("secretless", model="hf://a/b", hfTokenSecretRef={"name": "hub-token", "key": "token"})
-    seen = situation("Secret missing", "secretless", waiting("CreateContainerConfigError"), "ModelLoaded", "SecretNotFound")
+    # Before it has asked the server the kubelet has the same reason, with other words.
+    knows = waiting("CreateContainerConfigError", words="not found")
+    seen = situation("Secret missing", "secretless", knows, "ModelLoaded", "SecretNotFound")
     assert 'secret "hub-token" not found' in condition(seen, "ModelLoaded")["message"]
 
 

@@ -8,6 +8,7 @@ import pytest
 from xinference_client import AsyncRESTfulClient, RESTfulClient
 
 from support.local import Local, running_local
+from support.rig import Rig
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +28,11 @@ async def caller(local: Local) -> AsyncIterator[AsyncRESTfulClient]:
     client = AsyncRESTfulClient(local.url)
     yield client
     await client.close()
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    rig = Rig()
+    rig.start()
+    yield rig
+    await rig.stop()

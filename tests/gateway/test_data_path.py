@@ -66,14 +66,6 @@ def model(uid: str, status: str, address: str = "http://127.0.0.1:9", message: s
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    rig = Rig()
-    rig.start()
-    yield rig
-    await rig.stop()
-
-
-@pytest.fixture
 async def door(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the front door, behind which `fake` is the rig."""
     async with served(rig.app) as runtime:

@@ -43,14 +43,6 @@ class One:
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    rig = Rig()
-    rig.start()
-    yield rig
-    await rig.stop()
-
-
-@pytest.fixture
 async def door(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the front door, behind which `fake` is the rig."""
     async with (

@@ -15,6 +15,7 @@ import pytest
 from cluster.control_plane import ControlPlane
 from support import children
 from support.answering import answering
+from support.keda import of_keda
 from support.namespaces import Namespace, define
 from support.operator import Operator
 from support.proxy import GONE, Answer, Proxy, Seen, Torn, once
@@ -23,39 +24,6 @@ SMALL = {"model": "smollm2-instruct", "size": "0.135"}
 BOUNDS = {"minReplicas": 1, "maxReplicas": 3, "targetRequestsPerReplica": 4, "scaleDownDelaySeconds": 5}
 SLEEPY = BOUNDS | {"minReplicas": 0, "scaleDownDelaySeconds": 1}
 REFERENCE = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "chat"}
-# As KEDA makes it for a ScaledObject `chat`.
-OF_KEDA = {
-    "apiVersion": "autoscaling/v2",
-    "kind": "HorizontalPodAutoscaler",
-    "metadata": {
-        "name": "keda-hpa-chat",
-        "labels": {"app.kubernetes.io/managed-by": "keda-operator", "scaledobject.keda.sh/name": "chat"},
-        "ownerReferences": [
-            {
-                "apiVersion": "keda.sh/v1alpha1",
-                "kind": "ScaledObject",
-                "name": "chat",
-                "uid": "1d0e4b5a-6f6c-4b39-9d3f-0d2f8f0f1f5e",
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
-    },
-    "spec": {
-        "scaleTargetRef": REFERENCE,
-        "minReplicas": 1,
-        "maxReplicas": 5,
-        "metrics": [
-            {
-                "type": "External",
-                "external": {
-                    "metric": {"name": "s0-prometheus", "selector": {"matchLabels": {"scaledobject.keda.sh/name": "chat"}}},
-                    "target": {"type": "AverageValue", "averageValue": "8"},
-                },
-            }
-        ],
-    },
-}
 # Of KEDA's definition what is needed here.
 SCALED_OBJECTS = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -173,7 +141,7 @@ def test_an_autoscaler_that_is_new_has_the_say_at_once(proxy: Proxy, namespace: 
             children.ready_pod(namespace, "127.0.53.29")
             operator.until(lambda: proxy.count_watches("horizontalpodautoscalers"))
             begun = time.monotonic()
-            _make(namespace, OF_KEDA)
+            _make(namespace, of_keda(namespace.name, "chat"))
             operator.until(lambda: _said(namespace)["decidedBy"] == "HorizontalPodAutoscaler")
             assert not [seen for seen in proxy.since(begun) if seen.lists and seen.plural == "horizontalpodautoscalers"]
             runtime.body, before = load(9), children.deployment(namespace)["metadata"]["resourceVersion"]
@@ -188,7 +156,7 @@ def test_it_leaves_to_keda_what_keda_scales_to_zero_too(namespace: Namespace, pl
         with answering("127.0.53.30", body=load(9)):
             children.ready_pod(namespace, "127.0.53.30")
             operator.until(lambda: replicas(namespace) == 3)
-            _make(namespace, OF_KEDA)
+            _make(namespace, of_keda(namespace.name, "chat"))
             operator.until(lambda: _said(namespace)["decidedBy"] == "HorizontalPodAutoscaler")
             # Its triggers are idle; the HPA stays. The pod stays too, as one that finishes its answers, and has a load.
             _scale(namespace, 0)
@@ -215,7 +183,7 @@ def test_keda_has_the_say_while_it_pauses(keda: None, namespace: Namespace, plan
             triggers = [{"type": "prometheus", "metadata": {"query": "x", "threshold": "8", "serverAddress": "http://x"}}]
             body = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": {"name": "chat"}}
             _make(namespace, {**body, "spec": {"scaleTargetRef": REFERENCE, "triggers": triggers}})
-            _make(namespace, OF_KEDA)
+            _make(namespace, of_keda(namespace.name, "chat"))
             operator.until(lambda: _said(namespace)["decidedBy"] == "HorizontalPodAutoscaler")
             namespace.kubectl("annotate", "scaledobject", "chat", "autoscaling.keda.sh/paused-replicas=2")
             namespace.kubectl("delete", "hpa", "keda-hpa-chat")
@@ -260,7 +228,7 @@ def test_watches_of_autoscalers_that_break_are_opened_again(proxy: Proxy, namesp
         operator.until(lambda: children.settled(namespace))
         operator.until(lambda: proxy.count_watches("horizontalpodautoscalers"))
         for fault, change, decider in (
-            (Torn(proper=False), lambda: _make(namespace, OF_KEDA), "HorizontalPodAutoscaler"),
+            (Torn(proper=False), lambda: _make(namespace, of_keda(namespace.name, "chat")), "HorizontalPodAutoscaler"),
             (GONE, lambda: namespace.kubectl("delete", "hpa", "keda-hpa-chat"), "Load"),
         ):
             proxy.rule, count = once("horizontalpodautoscalers", fault), proxy.count_watches("horizontalpodautoscalers")

@@ -11,6 +11,7 @@ from jitney_operator.autoscale import QUIET, Scaler, asked_for
 from jitney_operator.load import current, read
 from jitney_operator.observed import Observed
 from jitney_operator.targets import target
+from support.keda import of_keda
 
 BOUNDS = Autoscaling(least=1, most=5, target=10, delay=60)
 SLEEPY = Autoscaling(least=0, most=5, target=10, delay=60)
@@ -171,49 +172,9 @@ def test_whom_an_autoscaler_scales(reference: dict[str, str] | None, found: Key 
     assert target({"metadata": {"name": "x", "namespace": "team"}, "spec": {"scaleTargetRef": reference}}) == found
 
 
-# As KEDA 2.20 makes it for the ScaledObject `chat` (controllers/keda/hpa.go, newHPAForScaledObject).
-OF_KEDA = {
-    "metadata": {
-        "name": "keda-hpa-chat",
-        "namespace": "team",
-        "labels": {
-            "app.kubernetes.io/managed-by": "keda-operator",
-            "app.kubernetes.io/name": "keda-hpa-chat",
-            "app.kubernetes.io/part-of": "chat",
-            "app.kubernetes.io/version": "2.20.2",
-            "scaledobject.keda.sh/name": "chat",
-        },
-        "ownerReferences": [
-            {
-                "apiVersion": "keda.sh/v1alpha1",
-                "kind": "ScaledObject",
-                "name": "chat",
-                "uid": "1d0e4b5a-6f6c-4b39-9d3f-0d2f8f0f1f5e",
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
-    },
-    "spec": {
-        "scaleTargetRef": {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "name": "smollm2"},
-        "minReplicas": 1,
-        "maxReplicas": 5,
-        "metrics": [
-            {
-                "type": "External",
-                "external": {
-                    "metric": {"name": "s0-prometheus", "selector": {"matchLabels": {"scaledobject.keda.sh/name": "chat"}}},
-                    "target": {"type": "AverageValue", "averageValue": "8"},
-                },
-            }
-        ],
-    },
-}
-
-
 def test_whom_keda_scales():
     """By its HPA, and by the ScaledObject, which may name neither kind nor version: it means a Deployment then."""
-    assert target(OF_KEDA) == Key("team", "smollm2")
+    assert target(of_keda("team", "smollm2")) == Key("team", "smollm2")
     scaled_object = {
         "metadata": {"name": "chat", "namespace": "team"},
         "spec": {"minReplicaCount": 0, "triggers": [{"type": "prometheus"}]},

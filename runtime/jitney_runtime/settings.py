@@ -38,6 +38,7 @@ class RuntimeSettings:
     max_waiting: int = 256
     token_budget: int = 512
     block_size: int = 16
+    prefix_cache: bool = True
     kv_cache_memory: int | None = None
     memory_share: float | None = None
     kernel: str = "auto"
@@ -120,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-waiting", type=_whole(0, 100_000), default=256, help="requests that may wait for a row; one more is answered 429")
     add("--token-budget", type=_whole(1, 65536), default=512, help="tokens computed in one step, long prompts in chunks")
     add("--block-size", type=_whole(1, 1024), default=16, help="tokens in one block of KV memory")
+    add(
+        "--prefix-cache",
+        type=_yes,
+        default=True,
+        help="false: prompts that begin alike do not share what is computed of them, so that nobody can tell by a clock what others asked",
+    )
     add(
         "--kv-cache-memory", type=_memory, help="bytes for keys and values, such as 2Gi; default: what full use needs, as far as it is free"
     )

@@ -28,6 +28,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "max_waiting": ("9", 9),
     "token_budget": ("64", 64),
     "block_size": ("8", 8),
+    "prefix_cache": ("false", False),
     "kv_cache_memory": ("2Gi", 2 * 2**30),
     "memory_share": ("0.5", 0.5),
     "kernel": ("plain", "plain"),

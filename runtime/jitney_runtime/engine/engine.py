@@ -29,12 +29,13 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A look at the engine between two steps; `preemptions` counts since the start."""
+    """A look at the engine between two steps. `preemptions`, and `shared_tokens` of prompts that others had computed, count since start."""
 
     running: int
     waiting: int
     kv_cache_usage: float
     preemptions: int
+    shared_tokens: int
 
 
 class Engine:
@@ -74,9 +75,8 @@ class Engine:
             outputs = [TokenOutput(sequence_id, None, FinishReason.ERROR) for sequence_id in ended]
         if not self.has_work:
             self.scheduler.check_integrity()
-        begun = [row.sequence_id for row in batch.rows if row.start == 0]
-        return StepReport(outputs, begun, len(batch.rows), batch.token_count, time.perf_counter() - started)
+        return StepReport(outputs, self.scheduler.begun, len(batch.rows), batch.token_count, time.perf_counter() - started)
 
     def stats(self) -> EngineStats:
-        scheduler = self.scheduler
-        return EngineStats(len(scheduler.running), len(scheduler.waiting), scheduler.pool.usage, scheduler.preemptions)
+        now = self.scheduler
+        return EngineStats(len(now.running), len(now.waiting), now.pool.usage, now.preemptions, now.shared_tokens)

@@ -29,6 +29,9 @@ class Scheduler:
         self.max_model_len = max_model_len
         self.eos_tokens = eos_tokens
         self.preemptions = 0
+        # Prompt tokens that another sequence had computed, since the start; and who was let in for the first time by the last schedule().
+        self.shared_tokens = 0
+        self.begun: list[str] = []
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._by_id: dict[str, Sequence] = {}
@@ -44,6 +47,7 @@ class Scheduler:
     def schedule(self) -> ScheduledBatch:
         """Reserve blocks and name the rows of the next step; empty when there is nothing to do."""
         preempted_before = self.preemptions
+        self.begun = []
         chosen: list[tuple[Sequence, int]] = []
         budget = self._schedule_running(chosen, self.token_budget)
         if self.preemptions == preempted_before:
@@ -73,21 +77,33 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.pool.release(sequence)
+        self._forget(sequence)
         self.running.remove(sequence)
-        sequence.computed = 0
         sequence.status = SequenceStatus.WAITING
         sequence.preemptions += 1
         self.preemptions += 1
         self.waiting.appendleft(sequence)
 
+    def _forget(self, sequence: Sequence) -> None:
+        self.pool.release(sequence)
+        sequence.computed = 0
+
+    def _count_shared(self, sequence: Sequence) -> None:
+        """Of a prompt, once: what a preempted sequence finds again is its own."""
+        if not sequence.preemptions:
+            self.shared_tokens += sequence.computed
+            self.begun.append(sequence.id)
+
     def _admit(self, chosen: list[tuple[Sequence, int]], budget: int) -> None:
         """Let waiting sequences in, oldest first, while there is a row, budget, and memory for the whole of what they hold so far."""
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
+            self.pool.share(sequence)
             if not self.pool.can_grow(sequence, len(sequence.tokens)):
+                self._forget(sequence)
                 return
             self.waiting.popleft()
+            self._count_shared(sequence)
             self.pool.grow(sequence, len(sequence.tokens))
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
@@ -116,7 +132,8 @@ class Scheduler:
             sequence = self._by_id.get(row.sequence_id)
             if sequence is None:
                 continue
-            sequence.computed = row.end
+            before, sequence.computed = sequence.computed, row.end
+            self.pool.keep(sequence, before)
             if token is not None:
                 outputs.append(self._append(sequence, token))
         return outputs

@@ -43,7 +43,8 @@ class SamplingParams:
 
 @dataclass(eq=False)
 class Sequence:
-    """Owned by the scheduler, on the engine's thread. `computed` tokens have their keys and values in `blocks`."""
+    """Owned by the scheduler, on the engine's thread. `computed` tokens have their keys and values in `blocks`; `text` is the pool's number
+    for those of them that fill whole blocks."""
 
     id: str
     tokens: list[int]
@@ -52,6 +53,7 @@ class Sequence:
     seed: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    text: int = 0
     status: SequenceStatus = SequenceStatus.WAITING
     preemptions: int = 0
 

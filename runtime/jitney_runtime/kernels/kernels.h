@@ -104,8 +104,8 @@ struct step {
 };
 
 /* The kernels. Pointers first, then numbers, then floats, then the threads to use: replay.c and library.py count on it. */
-EXPORT void jitney_linear(
-    const float *inputs, const float *packed, const float *bias, float *output, long rows, long outs, long ins, unsigned threads);
+EXPORT void jitney_linear(const float *inputs, const void *packed, const float *bias, float *output, void *scratch, long rows, long outs,
+    long ins, long format, unsigned threads);
 EXPORT void jitney_rms_norm(const float *inputs, const float *weight, float *output, long tokens, long heads, long token_stride,
     long head_stride, long dim, float epsilon, float offset, unsigned threads);
 EXPORT void jitney_silu_mul(const float *gate_up, float *output, long rows, long dim, unsigned threads);

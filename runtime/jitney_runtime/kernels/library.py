@@ -9,14 +9,17 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "lib"
 # Widest first: the build, and the flags in /proc/cpuinfo that it needs (the x86-64 psABI's levels 4 and 3, as far as the kernels use them).
+_V3 = {"avx2", "bmi2", "fma"}
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 _BUILDS = (
-    ("x86-64-v4", {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "bmi2", "fma"}),
-    ("x86-64-v3", {"avx2", "bmi2", "fma"}),
+    ("x86-64-v4-bf16", _V4 | {"avx512_bf16", "avx512_vnni"}),
+    ("x86-64-v4", _V4),
+    ("x86-64-v3", _V3),
 )
 _POINTER, _LONG, _FLOAT, _UNSIGNED = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_uint
 # How many pointers, numbers and floats each kernel takes, in this order; the threads to use follow. The order is that of replay.c.
 KERNELS = {
-    "linear": (4, 3, 0),
+    "linear": (5, 4, 0),
     "rms_norm": (3, 5, 2),
     "silu_mul": (2, 2, 0),
     "rotary": (4, 5, 0),
@@ -26,8 +29,10 @@ KERNELS = {
 }
 _OTHERS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "jitney_width": (_LONG, ()),
-    "jitney_panel": (_LONG, ()),
-    "jitney_pack": (None, (_POINTER, _POINTER, _LONG, _LONG, _UNSIGNED)),
+    "jitney_has_format": (_LONG, (_LONG,)),
+    "jitney_packed_bytes": (_LONG, (_LONG, _LONG, _LONG)),
+    "jitney_row_bytes": (_LONG, (_LONG, _LONG)),
+    "jitney_pack": (None, (_POINTER, _POINTER, _LONG, _LONG, _LONG, _UNSIGNED)),
     "jitney_attention_supports": (_LONG, (_LONG, _LONG, _LONG)),
     "jitney_argmax": (None, (_POINTER, _POINTER, _LONG, _LONG)),
     "jitney_replay": (None, (_POINTER, _LONG, _UNSIGNED)),
@@ -37,7 +42,7 @@ _OTHERS: dict[str, tuple[type | None, tuple[type, ...]]] = {
 class Call(ctypes.Structure):
     """`struct call` of replay.c."""
 
-    _fields_ = [("kernel", _LONG), ("pointers", _POINTER * 4), ("numbers", _LONG * 5), ("floats", _FLOAT * 2)]
+    _fields_ = [("kernel", _LONG), ("pointers", _POINTER * 5), ("numbers", _LONG * 5), ("floats", _FLOAT * 2)]
 
 
 class Layer(ctypes.Structure):

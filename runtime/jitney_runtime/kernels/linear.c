@@ -1,151 +1,86 @@
-/* output [rows, outs] = inputs [rows, ins] x weight^T + bias in float32, for the few rows of a decoding batch.
- *
- * A step reads every weight once and does little with it, so memory sets the pace. Weights lie in panels of PANEL outputs in the order in
- * which they are read. A stretch of a panel that fits the first cache level is used for all rows before the next one comes, and that one is
- * fetched meanwhile. A row's sums are made in the same order whoever else is in the batch: its result is bitwise the same for any number of
- * rows.
- */
-#include "kernels.h"
+/* output [rows, outs] = inputs [rows, ins] x weight^T + bias: inputs, bias and output float32, the weight packed in one of the formats. */
+#include "linear.h"
 
-#define VECTORS 3
-#define PANEL (VECTORS * WIDTH)
-/* Inputs of one stretch. Its sums are made apart and then added, which keeps long rows exact: the error grows with the stretch, not the row. */
-#define STRETCH 192
-/* Rows that are computed together: their inputs and sums stay in the second level beside a panel. */
-#define PASS_ROWS 128
-/* How many inputs ahead of the one in use memory is asked for. */
-#define AHEAD 32
+/* In the order of FORMATS in library.py; null where this build has none. */
+static const struct format *const formats[] = {
+    &float32_format,
+    &widened_format,
+#if defined(__AVX512BF16__)
+    &bfloat16_format,
+#else
+    0,
+#endif
+    &int8_format,
+    &int4_format,
+};
 
-EXPORT long jitney_panel(void) { return PANEL; }
+EXPORT long jitney_has_format(long format) { return formats[format] != 0; }
+
+static long panels(long outs) { return (outs + PANEL - 1) / PANEL; }
+
+/* Bytes of a packed weight, and of what a row of inputs is turned into (0: nothing). */
+EXPORT long jitney_packed_bytes(long outs, long ins, long format) { return panels(outs) * formats[format]->panel_bytes(ins); }
+EXPORT long jitney_row_bytes(long ins, long format) { return formats[format]->prepare ? formats[format]->row_bytes(ins) : 0; }
 
 struct pack_job {
+    const struct format *format;
     const float *weight;
-    float *packed;
+    char *packed;
     long outs, ins;
 };
 
 static void pack_panel(const void *argument, long panel)
 {
     const struct pack_job *job = argument;
-    for (long in = 0; in < job->ins; in++)
-        for (long column = 0; column < PANEL; column++) {
-            long out = panel * PANEL + column;
-            job->packed[(panel * job->ins + in) * PANEL + column] = out < job->outs ? job->weight[out * job->ins + in] : 0;
-        }
+    const float *weight = job->weight + panel * PANEL * job->ins;
+    job->format->pack(weight, least(PANEL, job->outs - panel * PANEL), job->ins, job->packed + panel * job->format->panel_bytes(job->ins));
 }
 
-/* weight [outs, ins] -> packed [panels, ins, PANEL], the last panel filled up with zeros. */
-EXPORT void jitney_pack(const float *weight, float *packed, long outs, long ins, unsigned threads)
+/* weight [outs, ins] -> packed, jitney_packed_bytes of them, aligned to 64. */
+EXPORT void jitney_pack(const float *weight, void *packed, long outs, long ins, long format, unsigned threads)
 {
-    struct pack_job job = {weight, packed, outs, ins};
-    parallel_for(pack_panel, &job, (outs + PANEL - 1) / PANEL, threads);
+    struct pack_job job = {formats[format], weight, packed, outs, ins};
+    parallel_for(pack_panel, &job, panels(outs), threads);
 }
 
-struct tile {
-    const float *inputs, *weights, *ahead;
-    float *sums; /* [rows, PANEL] so far */
-    long ins, stride, step;
+struct prepare_job {
+    const struct format *format;
+    const float *inputs;
+    char *prepared;
+    long rows, ins, row_bytes;
 };
 
-/* One tile: ROWS rows x PANEL outputs over a stretch of inputs, sums in registers. */
-#define TILE(ROWS)                                                                                                                         \
-    static void tile_##ROWS(const struct tile *t)                                                                                          \
-    {                                                                                                                                      \
-        vec sums[ROWS][VECTORS];                                                                                                           \
-        const float *weights = t->weights, *ahead = t->ahead, *inputs = t->inputs;                                                         \
-        const long stride = t->stride, step = t->step, ins = t->ins;                                                                       \
-        for (int row = 0; row < ROWS; row++)                                                                                               \
-            for (int v = 0; v < VECTORS; v++)                                                                                              \
-                sums[row][v] = (vec){0};                                                                                                   \
-        for (long in = 0; in < ins; in++, weights += PANEL, ahead += step) {                                                               \
-            vec part[VECTORS];                                                                                                             \
-            for (int v = 0; v < VECTORS; v++) {                                                                                            \
-                __builtin_prefetch(ahead + v * WIDTH, 0, 2);                                                                               \
-                part[v] = load(weights + v * WIDTH);                                                                                       \
-            }                                                                                                                              \
-            for (int row = 0; row < ROWS; row++) {                                                                                         \
-                float value = inputs[row * stride + in];                                                                                   \
-                for (int v = 0; v < VECTORS; v++)                                                                                          \
-                    sums[row][v] += value * part[v];                                                                                       \
-            }                                                                                                                              \
-        }                                                                                                                                  \
-        for (int row = 0; row < ROWS; row++)                                                                                               \
-            for (int v = 0; v < VECTORS; v++)                                                                                              \
-                store(t->sums + row * PANEL + v * WIDTH, load(t->sums + row * PANEL + v * WIDTH) + sums[row][v]);                          \
-    }
+static void prepare_row(const void *argument, long row)
+{
+    const struct prepare_job *job = argument;
+    job->format->prepare(job->inputs + row * job->ins, job->ins, job->prepared + row * job->row_bytes);
+}
 
-TILE(1)
-TILE(2)
-TILE(3)
-TILE(4)
-#if TILE_ROWS == 8
-TILE(5)
-TILE(6)
-TILE(7)
-TILE(8)
-#endif
-
-static void (*const tiles[])(const struct tile *) = {
-    0,
-    tile_1,
-    tile_2,
-    tile_3,
-    tile_4,
-#if TILE_ROWS == 8
-    tile_5,
-    tile_6,
-    tile_7,
-    tile_8,
-#endif
+struct multiply_job {
+    const struct format *format;
+    struct pass pass;
 };
 
-struct linear_job {
-    const float *inputs, *packed, *bias;
-    float *output;
-    long rows, outs, ins;
-};
-
-/* `rows` rows of inputs over one stretch of a panel. One tile runs ahead of itself; several share the fetching of the next stretch. */
-static void stretch(const float *inputs, long stride, const float *weights, long ins, float *sums, long rows)
+static void multiply_panel(const void *argument, long panel)
 {
-    long count = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    struct tile t = {.weights = weights, .ins = ins, .stride = stride, .step = PANEL / count};
-    t.ahead = count == 1 ? weights + AHEAD * PANEL : weights + ins * PANEL;
-    for (long row = 0; row < rows; row += TILE_ROWS, t.ahead += t.step * ins) {
-        t.inputs = inputs + row * stride;
-        t.sums = sums + row * PANEL;
-        tiles[least(TILE_ROWS, rows - row)](&t);
+    const struct multiply_job *job = argument;
+    job->format->multiply(&job->pass, panel);
+}
+
+/* All contiguous; bias [outs] or null; scratch [rows, jitney_row_bytes] or null where that is 0. */
+EXPORT void jitney_linear(const float *inputs, const void *packed, const float *bias, float *output, void *scratch, long rows, long outs,
+    long ins, long format, unsigned threads)
+{
+    const struct format *f = formats[format];
+    const char *prepared = f->prepare ? scratch : (const char *)inputs;
+    long row_bytes = f->row_bytes(ins);
+    if (f->prepare) {
+        struct prepare_job job = {f, inputs, scratch, rows, ins, row_bytes};
+        parallel_for(prepare_row, &job, rows, rows * ins < PREPARED_ALONE ? 1 : threads);
     }
-}
-
-static void put(const struct linear_job *job, long panel, const float *sums)
-{
-    long columns = least(PANEL, job->outs - panel * PANEL);
-    const float *bias = job->bias ? job->bias + panel * PANEL : 0;
-    for (long row = 0; row < job->rows; row++, sums += PANEL) {
-        float *output = job->output + row * job->outs + panel * PANEL;
-        for (long column = 0; column < columns; column++)
-            output[column] = bias ? sums[column] + bias[column] : sums[column];
-    }
-}
-
-/* All rows of a pass through one panel. */
-static void linear_panel(const void *argument, long panel)
-{
-    const struct linear_job *job = argument;
-    float sums[PASS_ROWS * PANEL] __attribute__((aligned(64)));
-    memset(sums, 0, (size_t)(job->rows * PANEL) * sizeof(float));
-    for (long in = 0; in < job->ins; in += STRETCH)
-        stretch(job->inputs + in, job->ins, job->packed + (panel * job->ins + in) * PANEL, least(STRETCH, job->ins - in), sums, job->rows);
-    put(job, panel, sums);
-}
-
-/* All contiguous; bias [outs] or null. */
-EXPORT void jitney_linear(
-    const float *inputs, const float *packed, const float *bias, float *output, long rows, long outs, long ins, unsigned threads)
-{
     for (long first = 0; first < rows; first += PASS_ROWS) {
-        struct linear_job job = {inputs + first * ins, packed, bias, output + first * outs, least(PASS_ROWS, rows - first), outs, ins};
-        parallel_for(linear_panel, &job, (outs + PANEL - 1) / PANEL, threads);
+        struct multiply_job job = {f, {prepared + first * row_bytes, packed, bias, output + first * outs, least(PASS_ROWS, rows - first), outs,
+                                          ins, row_bytes, f->panel_bytes(ins)}};
+        parallel_for(multiply_panel, &job, panels(outs), threads);
     }
 }

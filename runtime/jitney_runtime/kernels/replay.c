@@ -7,7 +7,7 @@ enum kernel { LINEAR, RMS_NORM, SILU_MUL, ROTARY, STORE, ATTEND, ADD };
 /* One call: the kernel's arguments by kind, each kind in the order of its signature; `threads` is added. */
 struct call {
     long kernel;
-    void *pointers[4];
+    void *pointers[5];
     long numbers[5];
     float floats[2];
 };
@@ -19,7 +19,7 @@ EXPORT void jitney_replay(const struct call *calls, long count, unsigned threads
         const long *n = c->numbers;
         switch ((enum kernel)c->kernel) {
         case LINEAR:
-            jitney_linear(p[0], p[1], p[2], p[3], n[0], n[1], n[2], threads);
+            jitney_linear(p[0], p[1], p[2], p[3], p[4], n[0], n[1], n[2], n[3], threads);
             break;
         case RMS_NORM:
             jitney_rms_norm(p[0], p[1], p[2], n[0], n[1], n[2], n[3], n[4], c->floats[0], c->floats[1], threads);

@@ -22,7 +22,7 @@ class Metrics:
     def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
         self._model = model_name
-        self._preemptions_seen = 0
+        self._preemptions_seen = self._shared_seen = 0
         self.running = self._gauge("jitney_requests_running", "requests in the batch")
         self.waiting = self._gauge("jitney_requests_waiting", "requests waiting for a row or for memory")
         self.kv_usage = self._gauge("jitney_kv_cache_usage_ratio", "share of the KV blocks in use, 0 to 1")
@@ -35,7 +35,6 @@ class Metrics:
         self.prompt_tokens = self._counter("jitney_prompt_tokens", "prompt tokens of accepted requests")
         self.generation_tokens = self._counter("jitney_generation_tokens", "tokens generated")
         self.preemptions = self._counter("jitney_preemptions", "sequences that gave their blocks back to be computed again")
-        # A name of the contract: it stays 0 until prefixes are shared between requests.
         self.prefix_hits = self._counter("jitney_prefix_cache_hit_tokens", "prompt tokens that were not computed again")
         self.load_seconds = self._gauge("jitney_model_load_seconds", "from start to ready")
         self._requests = Counter("jitney_requests", "requests ended", (*_LABELS, "finish_reason"), registry=self.registry)
@@ -60,6 +59,8 @@ class Metrics:
             self.generation_tokens.inc(sum(output.token is not None for output in report.outputs))
         self.preemptions.inc(stats.preemptions - self._preemptions_seen)
         self._preemptions_seen = stats.preemptions
+        self.prefix_hits.inc(stats.shared_tokens - self._shared_seen)
+        self._shared_seen = stats.shared_tokens
 
     def queued(self, seconds: float) -> None:
         """Engine thread, once per request, when its first tokens are about to be published."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from typing import Protocol
 
@@ -60,24 +62,54 @@ def _run(kernel: str, pointers: tuple[int | None, ...], numbers: tuple[int, ...]
     getattr(_library(), f"jitney_{kernel}")(*pointers, *numbers, *floats, torch.get_num_threads())
 
 
-def pack(weight: torch.Tensor) -> torch.Tensor:
-    """[outs, ins] -> the kernel's order of the same numbers, outs filled up to whole panels."""
+class Format(IntEnum):
+    """How a weight is packed; the order is that of linear.c. Sums are float32 in the first three.
+
+    WIDENED keeps weights as bfloat16 and inputs as float32, BFLOAT16 rounds both. INT8 has a scale per output, and one per 64 inputs of a
+    row; INT4 has one per 32 inputs of each.
+    """
+
+    FLOAT32 = 0
+    WIDENED = 1
+    BFLOAT16 = 2
+    INT8 = 3
+    INT4 = 4
+
+
+def has(form: Format) -> bool:
+    """Whether the build for this CPU computes with such weights."""
+    return available() and bool(_library().jitney_has_format(form))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight [outs, ins] in the kernel's order. `row_bytes`: memory for a row of inputs in the form that the kernel multiplies, or 0."""
+
+    data: torch.Tensor
+    form: Format
+    outs: int
+    ins: int
+    row_bytes: int
+
+
+def pack(weight: torch.Tensor, form: Format = Format.FLOAT32) -> Packed:
+    """[outs, ins], of any floating type."""
     library = _library()
-    weight = weight.contiguous()
+    weight = weight.float().contiguous()
     outs, ins = weight.shape
-    panel = library.jitney_panel()
-    packed = torch.empty(-(-outs // panel) * panel * ins)
-    library.jitney_pack(weight.data_ptr(), packed.data_ptr(), outs, ins, torch.get_num_threads())
-    return packed
+    data = torch.empty(library.jitney_packed_bytes(outs, ins, form), dtype=torch.uint8)
+    library.jitney_pack(weight.data_ptr(), data.data_ptr(), outs, ins, form, torch.get_num_threads())
+    return Packed(data, form, outs, ins, library.jitney_row_bytes(ins, form))
 
 
-def linear(inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outs: int) -> torch.Tensor:
+def linear(inputs: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
     """inputs [..., ins] -> [..., outs]. A row's result does not depend on how many rows there are."""
     inputs = inputs.contiguous()
-    ins = inputs.shape[-1]
-    output = _empty(*inputs.shape[:-1], outs)
-    pointers = (inputs.data_ptr(), packed.data_ptr(), None if bias is None else bias.data_ptr(), output.data_ptr())
-    _run("linear", pointers, (inputs.numel() // ins, outs, ins))
+    rows = inputs.numel() // packed.ins
+    output = _empty(*inputs.shape[:-1], packed.outs)
+    scratch = _empty(rows, packed.row_bytes // 4) if packed.row_bytes else None
+    places = (inputs, packed.data, bias, output, scratch)
+    _run("linear", tuple(None if place is None else place.data_ptr() for place in places), (rows, packed.outs, packed.ins, packed.form))
     return output
 
 

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
+from jitney_runtime.torch_backend import cpu_kernels
 from jitney_runtime.torch_backend.fusions import fuse
-from jitney_runtime.torch_backend.linears import NativeLinear, choose_kernel, pack_linears
+from jitney_runtime.torch_backend.linears import Int4Linear, Int8Linear, NativeLinear, PackedLinear, Precision, choose_kernel, pack_linears
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def use_kernels(model: nn.Module, kernel: str) -> None:
-    """Change `model` in place. `kernel`: "plain" changes nothing, "onednn" and "native" pin one, "auto" takes what is fastest here."""
-    chosen = choose_kernel(model, kernel)
-    if chosen is NativeLinear:
-        fuse(model)
-    if chosen:
-        pack_linears(model, chosen)
+def use_kernels(model: nn.Module, kernel: str, precision: Precision = Precision.FLOAT32) -> None:
+    """Change `model` in place. `kernel`: "plain" changes nothing, "onednn" and "native" pin one, "auto" takes what is fastest here.
+
+    With another `precision` than float32 the weights may be bfloat16, and what is not a product is float32 afterwards.
+    """
+    if precision is not Precision.FLOAT32:
+        _widen(model)
+    chosen = choose_kernel(model, kernel, precision)
+    if chosen is None and precision is not Precision.FLOAT32:
+        logger.warning("no kernel for %s works on this machine: float32 is used", precision)
+        chosen = choose_kernel(model.float(), kernel)
+    if chosen is None:
+        return
+    if issubclass(chosen, NativeLinear):
+        fuse(model, chosen)
+    pack_linears(model, chosen, _vocabulary(model, chosen))
+
+
+def _vocabulary(model: nn.Module, chosen: type[PackedLinear]) -> dict[int, type[PackedLinear]]:
+    """The scores of the vocabulary decide between tokens: 4 bits are too few for them."""
+    output = model.get_output_embeddings()  # type: ignore[operator]
+    return {id(output): Int8Linear} if chosen is Int4Linear and cpu_kernels.has(Int8Linear.form) else {}
+
+
+def _widen(module: nn.Module) -> None:
+    """Everything but linear layers, whose weights are packed, and plain embeddings, whose rows are widened when they are looked up."""
+    if type(module) is nn.Linear:
+        return
+    if type(module) is nn.Embedding:
+        module.register_forward_hook(lambda embedding, inputs, output: output.float())
+        return
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.float()
+    for child in module.children():
+        _widen(child)

@@ -6,6 +6,7 @@ class looks alike and computes something else keeps its own code.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import sys
@@ -39,10 +40,9 @@ class RMSNorm(nn.Module):
 class GatedMLP(nn.Module):
     """down(silu(gate(x)) x up(x)), gate and up as one product."""
 
-    def __init__(self, gate: nn.Linear, up: nn.Linear, down: nn.Module) -> None:
+    def __init__(self, gate_up: nn.Module, down: nn.Module) -> None:
         super().__init__()
-        self.gate_up = NativeLinear(_stacked(gate, up))
-        self.down = down
+        self.gate_up, self.down = gate_up, down
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.down(cpu_kernels.silu_mul(self.gate_up(hidden_states)))
@@ -52,8 +52,8 @@ class GatedMLP(nn.Module):
 class Shared:
     """Linear layers that read the same input, as one product: the first one that is called computes for all. Engine thread only."""
 
-    def __init__(self, layers: list[nn.Linear]) -> None:
-        self._product = NativeLinear(_stacked(*layers))
+    def __init__(self, layers: list[nn.Linear], kernel: type[NativeLinear]) -> None:
+        self._product = kernel(_stacked(*layers))
         self._sizes = [layer.out_features for layer in layers]
         self._inputs: torch.Tensor | None = None
         self._outputs: tuple[torch.Tensor, ...] = ()
@@ -98,23 +98,23 @@ def _rotates(states: torch.Tensor, cos: torch.Tensor) -> bool:
     return states.dim() == 4 and cos.shape == (1, states.shape[2], states.shape[3])
 
 
-def fuse(model: nn.Module) -> None:
-    """Replace what can be in place; needs cpu_kernels.available() and float32 weights, and linear layers not packed yet."""
+def fuse(model: nn.Module, kernel: type[NativeLinear]) -> None:
+    """Replace what can be in place, joined products with `kernel`; norms are float32, and linear layers not packed yet."""
     found: Counter[str] = Counter()
-    _fuse_children(model, found)
+    _fuse_children(model, kernel, found)
     found["rotary embeddings"] = sum(_rotary(file) for file in {type(module).__module__ for module in model.modules()})
     logger.info("fused for the C kernels: %s", dict(found))
 
 
-def _fuse_children(parent: nn.Module, found: Counter[str]) -> None:
+def _fuse_children(parent: nn.Module, kernel: type[NativeLinear], found: Counter[str]) -> None:
     """Layer by layer, so that the weights of a replaced part are freed before the next is made."""
-    found["projections"] += _projections(parent)
+    found["projections"] += _projections(parent, kernel)
     for name, child in list(parent.named_children()):
-        if made := _norm(child) or _mlp(child):
+        if made := _norm(child) or _mlp(child, kernel):
             setattr(parent, name, made)
             found[type(made).__name__] += 1
         else:
-            _fuse_children(child, found)
+            _fuse_children(child, kernel, found)
 
 
 def _norm(module: nn.Module) -> RMSNorm | None:
@@ -131,22 +131,26 @@ def _norm(module: nn.Module) -> RMSNorm | None:
     return None
 
 
-def _mlp(module: nn.Module) -> GatedMLP | None:
+def _mlp(module: nn.Module, kernel: type[NativeLinear]) -> GatedMLP | None:
     layers = _linear_children(module, ("gate_proj", "up_proj", "down_proj"))
     if layers is None or len(list(module.parameters())) != sum(len(list(layer.parameters())) for layer in layers):
         return None
     gate, up, down = layers
     if gate.out_features % cpu_kernels.width() or gate.out_features != up.out_features or (gate.bias is None) != (up.bias is None):
         return None
-    made = GatedMLP(gate, up, down)
-    return made if _same(module, made, gate.in_features) else None
+    joined = _stacked(gate, up)
+    # Compared in float32 and before anything is rounded: this is about what the module computes.
+    exact = copy.deepcopy(module).float()
+    if not _same(exact, GatedMLP(copy.deepcopy(joined).float(), exact.get_submodule("down_proj")), gate.in_features):
+        return None
+    return GatedMLP(kernel(joined), down)
 
 
-def _projections(parent: nn.Module) -> int:
+def _projections(parent: nn.Module, kernel: type[NativeLinear]) -> int:
     layers = _linear_children(parent, ("q_proj", "k_proj", "v_proj"))
     if layers is None or len({(layer.in_features, layer.bias is None) for layer in layers}) != 1:
         return 0
-    shared = Shared(layers)
+    shared = Shared(layers, kernel)
     for place, (name, layer) in enumerate(zip(("q_proj", "k_proj", "v_proj"), layers, strict=True)):
         setattr(parent, name, SharedLinear(shared, place, layer))
     return 1

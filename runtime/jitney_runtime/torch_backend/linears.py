@@ -1,7 +1,7 @@
 """Linear layers on a CPU: weights packed once, for the kernel that is fastest on this machine.
 
-Packing changes the order of the additions, so results differ from F.linear in the last bits; a kernel whose output is further off than that
-is not used, and the log says so.
+Packing changes the order of the additions, so results differ from F.linear in the last bits, and by what rounding costs where weights are
+kept as something smaller; a kernel whose output is further off than that is not used, and the log says so.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from enum import StrEnum
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
 from jitney_runtime.torch_backend import cpu_kernels
+from jitney_runtime.torch_backend.cpu_kernels import Format
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +28,16 @@ _TIMED_RUNS = 5
 class PackedLinear(nn.Module):
     """A linear layer whose only copy of the weight is a packed one."""
 
-    kernel = ""
+    kernel, words = "", ""
+    # Of the output, as a share of its norm, before the kernel counts as broken.
+    tolerance = 1e-4
 
     def __init__(self, source: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = source.in_features, source.out_features
         self.bias = source.bias
-        self.packed = self.pack(source.weight.detach())
-
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """[out, in] -> an opaque tensor, for batches of any size."""
-        raise NotImplementedError
+        # Of the inputs.
+        self.dtype = source.weight.dtype
 
     @staticmethod
     def takes(source: nn.Linear) -> bool:
@@ -50,9 +50,9 @@ class OneDNNLinear(PackedLinear):
 
     kernel = "onednn"
 
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        return packed
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__(source)
+        self.packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(source.weight.detach(), None)
 
     @staticmethod
     def takes(source: nn.Linear) -> bool:
@@ -64,28 +64,74 @@ class OneDNNLinear(PackedLinear):
 
 
 class NativeLinear(PackedLinear):
-    """Our own kernel (kernels/linear.c), float32."""
+    """Our own kernel (kernels/linear.c): float32 in and out, whatever the weight is kept as."""
 
     kernel = "native"
+    form = Format.FLOAT32
 
-    def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        return cpu_kernels.pack(weight)
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__(source)
+        self.dtype = torch.float32
+        if source.bias is not None:
+            self.bias = nn.Parameter(source.bias.detach().float(), requires_grad=False)
+        self.packed = cpu_kernels.pack(source.weight.detach(), self.form)
 
-    @staticmethod
-    def takes(source: nn.Linear) -> bool:
-        return source.weight.dtype is torch.float32 and cpu_kernels.available()
+    @classmethod
+    def takes(cls, source: nn.Linear) -> bool:
+        return source.weight.device.type == "cpu" and cpu_kernels.has(cls.form)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return cpu_kernels.linear(inputs, self.packed, self.bias, self.out_features)
+        return cpu_kernels.linear(inputs, self.packed, self.bias)
 
 
-_KERNELS: tuple[type[PackedLinear], ...] = (NativeLinear, OneDNNLinear)
+class WidenedLinear(NativeLinear):
+    """Weights rounded to bfloat16, or as they are where they are that already."""
+
+    words = "of bfloat16 weights"
+    form = Format.WIDENED
+    tolerance = 1e-2
 
 
-def choose_kernel(model: nn.Module, kernel: str) -> type[PackedLinear] | None:
+class BFloat16Linear(NativeLinear):
+    words = "in bfloat16"
+    form = Format.BFLOAT16
+    tolerance = 2e-2
+
+
+class Int8Linear(NativeLinear):
+    words = "in int8"
+    form = Format.INT8
+    tolerance = 5e-2
+
+
+class Int4Linear(NativeLinear):
+    words = "in int4"
+    form = Format.INT4
+    tolerance = 2e-1
+
+
+class Precision(StrEnum):
+    """What weights are kept as and products are made of, on a CPU; everything between them is float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+# Fastest first, as far as one can know.
+_KERNELS: dict[Precision, tuple[type[PackedLinear], ...]] = {
+    Precision.FLOAT32: (NativeLinear, OneDNNLinear),
+    Precision.BFLOAT16: (BFloat16Linear, WidenedLinear),
+    Precision.INT8: (Int8Linear,),
+    Precision.INT4: (Int4Linear,),
+}
+
+
+def choose_kernel(model: nn.Module, kernel: str, precision: Precision = Precision.FLOAT32) -> type[PackedLinear] | None:
     """The kernel for the linear layers of `model`, one for all; None keeps F.linear.
 
-    `kernel`: "plain" takes none, "native" and "onednn" that one if it passes its self-check, "auto" what is fastest on this machine over
+    `kernel`: "plain" takes none, "native" and "onednn" one of those that passes its self-check, "auto" what is fastest on this machine over
     all layers of a step.
     """
     shapes: Counter[tuple[int, int]] = Counter()
@@ -95,70 +141,78 @@ def choose_kernel(model: nn.Module, kernel: str) -> type[PackedLinear] | None:
             shape = (layer.out_features, layer.in_features)
             shapes[shape] += 1
             samples.setdefault(shape, layer)
-    seconds: dict[type[PackedLinear] | None, float] = {}
-    if kernel == "auto":
-        seconds[None] = sum(count * _seconds(samples[shape]) for shape, count in shapes.items())
-    for candidate in _KERNELS:
-        if kernel in ("auto", candidate.kernel) and (found := _judge(candidate, samples, shapes)) is not None:
-            seconds[candidate] = found
-    best = min(seconds, key=lambda made: seconds[made], default=None)
+    candidates: list[type[PackedLinear] | None] = [None] if kernel == "auto" and precision is Precision.FLOAT32 else []
+    candidates += [made for made in _KERNELS[precision] if kernel in ("auto", made.kernel) and _computes(made, samples)]
+    if len(candidates) < 2:
+        best = candidates[0] if candidates else None
+        logger.info("linear layers: %s", _name(best))
+        return best
+    seconds = _seconds(candidates, samples, shapes)
+    best = min(candidates, key=lambda made: seconds[made])
     logger.info("linear layers: %s of %s", _name(best), {_name(made): f"{1e3 * found:.1f} ms" for made, found in seconds.items()})
     return best
 
 
-def _judge(candidate: type[PackedLinear], samples: dict[tuple[int, int], nn.Linear], shapes: Counter[tuple[int, int]]) -> float | None:
-    """Seconds for all layers; None for a kernel that does not compute them, or not rightly."""
-    total = 0.0
+def _computes(candidate: type[PackedLinear], samples: dict[tuple[int, int], nn.Linear]) -> bool:
+    """Whether it takes such layers here, and rightly."""
     for shape, layer in samples.items():
         if not candidate.takes(layer):
-            return None
-        packed = candidate(layer)
-        if not _right(layer, packed):
-            logger.warning("the %s kernel failed its self-check for a %dx%d layer and is not used", candidate.kernel, *shape)
-            return None
-        total += shapes[shape] * _seconds(packed)
-    return total
-
-
-def _name(kernel: type[PackedLinear] | None) -> str:
-    return kernel.kernel if kernel else "plain"
-
-
-def pack_linears(model: nn.Module, kernel: type[PackedLinear]) -> None:
-    """Replace the linear layers of `model` in place. A tied weight stays with the embedding, and the packed copy is one more."""
-    for name, child in list(model.named_children()):
-        # One at a time, so that a weight is freed before the next is packed.
-        if type(child) is nn.Linear:
-            setattr(model, name, kernel(child))
-        else:
-            pack_linears(child, kernel)
-
-
-def _inputs(layer: nn.Linear | PackedLinear, rows: int) -> torch.Tensor:
-    dtype = layer.weight.dtype if isinstance(layer, nn.Linear) else layer.packed.dtype
-    return torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
-
-
-def _right(layer: nn.Linear, packed: PackedLinear) -> bool:
-    tolerance = 1e-4 if layer.weight.dtype is torch.float32 else 3e-2
-    for rows in _TIMED_ROWS:
-        inputs = _inputs(layer, rows)
-        plain = linear(inputs, layer.weight, layer.bias)
-        if not torch.allclose(plain, packed(inputs), rtol=tolerance, atol=tolerance * float(plain.abs().max())):
+            return False
+        if not _right(layer, candidate(layer)):
+            logger.warning("the %s kernel failed its self-check for a %dx%d layer and is not used", _name(candidate), *shape)
             return False
     return True
 
 
-def _seconds(layer: nn.Linear | PackedLinear) -> float:
-    """One row and a full batch together, the best of a few runs each."""
-    return sum(_best(layer, _inputs(layer, rows)) for rows in _TIMED_ROWS)
+def _name(kernel: type[PackedLinear] | None) -> str:
+    return f"{kernel.kernel} {kernel.words}".strip() if kernel else "plain"
 
 
-def _best(function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> float:
-    function(inputs)
-    best = float("inf")
-    for _ in range(_TIMED_RUNS):
-        started = time.perf_counter()
-        function(inputs)
-        best = min(best, time.perf_counter() - started)
-    return best
+def pack_linears(model: nn.Module, kernel: type[PackedLinear], special: dict[int, type[PackedLinear]]) -> None:
+    """Replace the linear layers of `model` in place, by id with the kernel in `special` or else with `kernel`.
+
+    A tied weight stays with the embedding, and the packed copy is one more.
+    """
+    for name, child in list(model.named_children()):
+        # One at a time, so that a weight is freed before the next is packed.
+        if type(child) is nn.Linear:
+            setattr(model, name, special.get(id(child), kernel)(child))
+        else:
+            pack_linears(child, kernel, special)
+
+
+def _inputs(layer: nn.Linear | PackedLinear, rows: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _right(layer: nn.Linear, packed: PackedLinear) -> bool:
+    """Against float64, by the norm of the error; finite and exact in shape by the way."""
+    tolerance = packed.tolerance if packed.dtype is torch.float32 else 3e-2
+    for rows in _TIMED_ROWS:
+        inputs = _inputs(layer, rows, packed.dtype)
+        wanted = linear(inputs.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double())
+        if not float((packed(inputs).double() - wanted).norm()) <= tolerance * float(wanted.norm()):
+            return False
+    return True
+
+
+def _seconds(
+    candidates: list[type[PackedLinear] | None], samples: dict[tuple[int, int], nn.Linear], shapes: Counter[tuple[int, int]]
+) -> dict[type[PackedLinear] | None, float]:
+    """Of all layers, with one row and with a full batch together: the best of a few runs each, in turns, so that what else the machine does
+    for a moment is not in all runs of one."""
+    seconds = dict.fromkeys(candidates, 0.0)
+    for shape, layer in samples.items():
+        made = {candidate: layer if candidate is None else candidate(layer) for candidate in candidates}
+        for rows in _TIMED_ROWS:
+            best = dict.fromkeys(candidates, float("inf"))
+            for run in range(_TIMED_RUNS + 1):
+                for candidate, module in made.items():
+                    inputs = _inputs(layer, rows, module.dtype if isinstance(module, PackedLinear) else module.weight.dtype)
+                    started = time.perf_counter()
+                    module(inputs)
+                    # The first run meets cold caches.
+                    best[candidate] = min(best[candidate], time.perf_counter() - started) if run else float("inf")
+            for candidate in candidates:
+                seconds[candidate] += shapes[shape] * best[candidate]
+    return seconds

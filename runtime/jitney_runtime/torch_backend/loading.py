@@ -17,10 +17,13 @@ from jitney_runtime.engine.sequence import SamplingParams
 from jitney_runtime.errors import DeviceNotFound, GPUOutOfMemory, JitneyError, NotSupportedYet, OutOfMemory, StartError
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
+from jitney_runtime.torch_backend import cpu_kernels
 from jitney_runtime.torch_backend.checkpoint import out_of_memory, read_config, read_eos_tokens, read_tokenizer, read_weights, reading
+from jitney_runtime.torch_backend.cpu_kernels import Format
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.hub import model_folder
 from jitney_runtime.torch_backend.kv_cache import bytes_per_token
+from jitney_runtime.torch_backend.linears import Precision
 from jitney_runtime.torch_backend.memory import for_keys_and_values
 from jitney_runtime.torch_backend.runner import TorchRunner
 from jitney_runtime.torch_backend.threads import thread_count
@@ -65,20 +68,20 @@ def _gpu_advice(settings: RuntimeSettings, error: Exception) -> str:
 
 
 def _load(settings: RuntimeSettings, progress: Progress, started: float) -> LoadedModel:
-    if settings.quantization != "none":
-        raise NotSupportedYet(f"quantization {settings.quantization} comes with a later release: use none")
     device = choose_device(settings.device)
     if device.type == "cpu":
         torch.set_num_threads(thread_count())
-    dtype = choose_dtype(settings.dtype, device)
+    dtype, precision = choose_dtype(settings.dtype, device), choose_precision(settings, device)
     trust = settings.trust_remote_code
     folder = model_folder(settings.model, settings.revision, progress, trust)
     progress.loading(0)
     config = read_config(folder, settings.model, trust)
     tokenizer = read_tokenizer(folder, settings.model, trust)
-    model = read_weights(folder, settings.model, config, device, dtype, progress, trust)
+    # Weights that are packed as something smaller are read as they are; what is computed between the products is float32.
+    dtype, stored = (dtype, dtype) if precision is Precision.FLOAT32 else (torch.float32, _stored(config))
+    model = read_weights(folder, settings.model, config, device, stored, progress, trust)
     if device.type == "cpu":
-        use_kernels(model, settings.kernel)
+        use_kernels(model, settings.kernel, precision)
         gc.collect()
     progress.warming_up()
     with torch.inference_mode():
@@ -116,6 +119,24 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
 
 
+def choose_precision(settings: RuntimeSettings, device: torch.device) -> Precision:
+    """What the products are made of on a CPU; FLOAT32 stands for the model's own dtype where our kernels are not used."""
+    native = device.type == "cpu" and settings.kernel in ("auto", "native") and cpu_kernels.has(Format.WIDENED)
+    if settings.quantization != "none":
+        if not native:
+            raise NotSupportedYet(
+                f"quantization {settings.quantization} needs a CPU with AVX2 and this runtime's own kernels: use none here"
+            )
+        return Precision(settings.quantization)
+    return Precision.BFLOAT16 if native and settings.dtype == "bfloat16" else Precision.FLOAT32
+
+
+def _stored(config: Any) -> torch.dtype:
+    """The dtype of the checkpoint, as far as it says one."""
+    stored = getattr(config.get_text_config(), "dtype", None)
+    return stored if stored in (torch.bfloat16, torch.float16) else torch.float32
+
+
 def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_tokens: frozenset[int]) -> Scheduler:
     """Size the context window and the pool: full use if it fits, else what does, and say so."""
     size = settings.block_size
@@ -134,7 +155,7 @@ def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_
         )
     if fitting < context:
         logger.warning("the context window is lowered from %d to %d tokens, which is what the memory left holds", context, fitting)
-    return Scheduler(BlockPool(blocks, size), settings.max_num_seqs, settings.token_budget, fitting, eos_tokens)
+    return Scheduler(BlockPool(blocks, size, settings.prefix_cache), settings.max_num_seqs, settings.token_budget, fitting, eos_tokens)
 
 
 def context_window(wanted: int | None, config: Any) -> int:

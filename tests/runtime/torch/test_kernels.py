@@ -12,6 +12,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from jitney_runtime.kernels import library
 from jitney_runtime.torch_backend import cpu_kernels
+from jitney_runtime.torch_backend.cpu_kernels import Format
 from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
 
 BUILDS = [name for name, needed in library._BUILDS if needed <= library._cpu_flags()]
@@ -47,16 +48,80 @@ def test_linear(rows: int, outs: int, ins: int, bias: bool):
     inputs, weight = torch.randn(rows, ins), torch.randn(outs, ins)
     shift = torch.randn(outs) if bias else None
     wanted = inputs.double() @ weight.double().T + (shift.double() if shift is not None else 0)
-    assert close(cpu_kernels.linear(inputs, cpu_kernels.pack(weight), shift, outs), wanted)
+    assert close(cpu_kernels.linear(inputs, cpu_kernels.pack(weight), shift), wanted)
 
 
-def test_a_row_of_linear_is_bitwise_the_same_in_any_company():
+def as_kept(weight: torch.Tensor, form: Format) -> torch.Tensor:
+    """What is left of a weight [outs, ins], in float64, by the words of each format and not by its code."""
+    if form is Format.INT8:
+        return _as_int8(weight)
+    if form is not Format.INT4:
+        return weight.bfloat16().double()
+    parts = []
+    for part in weight.split(32, dim=1):
+        low = part.amin(dim=1, keepdim=True).bfloat16().float()
+        scale = ((part.amax(dim=1, keepdim=True) - low) / 15).bfloat16().float()
+        steps = torch.where(scale > 0, (part - low) / scale, 0).round().clamp(0, 15)
+        parts.append(steps.double() * scale + low)
+    return torch.cat(parts, dim=1)
+
+
+def as_multiplied(inputs: torch.Tensor, form: Format) -> torch.Tensor:
+    """The same of inputs [rows, ins]."""
+    if form is Format.WIDENED:
+        return inputs.double()
+    if form is Format.BFLOAT16:
+        return inputs.bfloat16().double()
+    return torch.cat([_as_int8(part) for part in inputs.split(64 if form is Format.INT8 else 32, dim=1)], dim=1)
+
+
+def _as_int8(rows: torch.Tensor) -> torch.Tensor:
+    top = rows.abs().amax(dim=1, keepdim=True)
+    return torch.where(top > 0, rows * (127 / top), 0).round().double() * (top / 127)
+
+
+SMALLER = [form for form in Format if form is not Format.FLOAT32]
+
+
+@pytest.mark.parametrize("form", SMALLER)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("rows", "outs", "ins"), [(1, 576, 576), (2, 48, 1), (7, 49, 7), (16, 577, 191), (37, 960, 1536), (300, 1, 193)])
+def test_linear_of_smaller_weights(rows: int, outs: int, ins: int, bias: bool, form: Format):
+    """Exact for what the format keeps. A number that lies between two steps may fall on either side, in one place of thousands."""
+    if not cpu_kernels.has(form):
+        assert form is Format.BFLOAT16, "the only one that a build may lack"
+        return
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(rows, ins), torch.randn(outs, ins)
+    inputs[0], weight[0] = 0, 0
+    inputs[-1] *= 1000
+    shift = torch.randn(outs) if bias else None
+    wanted = as_multiplied(inputs, form) @ as_kept(weight, form).T + (shift.double() if shift is not None else 0)
+    found = cpu_kernels.linear(inputs, cpu_kernels.pack(weight, form), shift).double()
+    off = (found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp(min=1e-9)
+    assert off.max() < 3e-3
+    assert off.median() < 1e-4
+
+
+@pytest.mark.parametrize("form", Format)
+def test_a_row_of_linear_is_bitwise_the_same_in_any_company(form: Format):
+    if not cpu_kernels.has(form):
+        return
     torch.manual_seed(0)
     inputs, weight = torch.randn(140, 700), torch.randn(100, 700)
-    packed = cpu_kernels.pack(weight)
-    alone = torch.cat([cpu_kernels.linear(row[None], packed, None, 100) for row in inputs])
+    packed = cpu_kernels.pack(weight, form)
+    alone = torch.cat([cpu_kernels.linear(row[None], packed, None) for row in inputs])
     for rows in (2, 3, 4, 5, 8, 9, 16, 31, 129, 140):
-        assert torch.equal(cpu_kernels.linear(inputs[:rows], packed, None, 100), alone[:rows])
+        assert torch.equal(cpu_kernels.linear(inputs[:rows], packed, None), alone[:rows])
+
+
+def test_smaller_weights_take_less_memory():
+    weight = torch.randn(4800, 1920)
+    taken = {form: len(cpu_kernels.pack(weight, form).data) / weight.nbytes for form in Format if cpu_kernels.has(form)}
+    assert taken.pop(Format.FLOAT32) == 1
+    assert taken.pop(Format.INT4) < 0.16
+    assert taken.pop(Format.INT8) < 0.26
+    assert set(taken.values()) == {0.5}
 
 
 def test_linear_takes_any_layout_and_any_threads(monkeypatch: pytest.MonkeyPatch):
@@ -66,7 +131,7 @@ def test_linear_takes_any_layout_and_any_threads(monkeypatch: pytest.MonkeyPatch
     wanted = (inputs.transpose(1, 2) @ weight.T).double()
     for threads in (1, 2, 3, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert close(cpu_kernels.linear(inputs.transpose(1, 2), packed, None, 60), wanted)
+        assert close(cpu_kernels.linear(inputs.transpose(1, 2), packed, None), wanted)
 
 
 def test_callers_at_the_same_time_do_not_meet():
@@ -75,10 +140,10 @@ def test_callers_at_the_same_time_do_not_meet():
     weights = [torch.randn(700, 300) for _ in range(4)]
     packed = [cpu_kernels.pack(weight) for weight in weights]
     inputs = torch.randn(5, 300)
-    wanted = [cpu_kernels.linear(inputs, one, None, 700) for one in packed]
+    wanted = [cpu_kernels.linear(inputs, one, None) for one in packed]
 
     def call(number: int) -> bool:
-        return all(torch.equal(cpu_kernels.linear(inputs, packed[number], None, 700), wanted[number]) for _ in range(300))
+        return all(torch.equal(cpu_kernels.linear(inputs, packed[number], None), wanted[number]) for _ in range(300))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(call, range(4)))

@@ -206,11 +206,6 @@ def test_a_folder_without_a_model(tmp_path: Path):
         hub.model_folder(str(tmp_path), None, Progress())
 
 
-def test_quantization_comes_later():
-    with pytest.raises(NotSupportedYet, match="int8"):
-        loading.load(RuntimeSettings("m", "m", quantization="int8"), Progress())
-
-
 class TestContextWindow:
     config = LlamaConfig(max_position_embeddings=512)
 

@@ -93,6 +93,22 @@ def test_tiny_models_answer_as_alone_under_preemption(kind: str, kernel: str):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", TINY)
+def test_who_shares_a_beginning_answers_as_alone(kind: str, kernel: str):
+    """Six beginnings of two to four blocks, some within others; what is shared was computed by whoever came first, in whatever chunks."""
+    reference = tiny_model(kind, "sdpa")
+    beginnings = random_prompts(3, 300, 4 * BLOCK, seed=31)
+    beginnings += [beginning[: 2 * BLOCK] for beginning in beginnings]
+    ends = random_prompts(30, 300, 12, seed=32)
+    prompts = [beginnings[number % len(beginnings)] + end for number, end in enumerate(ends)]
+    solos = solo_answers(reference, prompts, 16)
+    runner = runner_for(tiny_model(kind, attention.NAME), 60, kernel)
+    answers, engine = batched_answers(runner, prompts, 16, blocks=60, seed=33)
+    assert engine.stats().shared_tokens > 10 * BLOCK
+    assert_as_alone(compare(reference, solos, answers))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_what_the_pool_held_before_is_never_read(kind: str, kernel: str):
     """NaN everywhere: a place that is read before it is written, even with weight 0, would spoil an answer."""

@@ -10,8 +10,9 @@ import torch
 
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
 from jitney_runtime.engine.sequence import SamplingParams
-from jitney_runtime.torch_backend import attention, cpu_kernels, fusions, tape
+from jitney_runtime.torch_backend import attention, cpu_kernels, fusions, linears, tape
 from jitney_runtime.torch_backend.cpu_model import use_kernels
+from jitney_runtime.torch_backend.linears import NativeLinear, Precision
 from jitney_runtime.torch_backend.runner import TorchRunner
 from support.models import tiny_model
 
@@ -20,9 +21,9 @@ BLOCK = 8
 PARAMS = SamplingParams(max_tokens=1)
 
 
-def runner_for(kind: str, kernel: str = "native", spoil: bool = False) -> TorchRunner:
+def runner_for(kind: str, kernel: str = "native", spoil: bool = False, precision: Precision = Precision.FLOAT32) -> TorchRunner:
     model = tiny_model(kind, attention.NAME)
-    use_kernels(model, kernel)
+    use_kernels(model, kernel, precision)
     if spoil:
         model.get_submodule("model.layers.1.self_attn.o_proj").register_forward_hook(lambda module, inputs, output: output * 1.0)
     with torch.inference_mode():
@@ -60,10 +61,13 @@ def test_after_two_steps_the_models_python_is_not_run_again(kind: str):
     assert len(runs) == 3, "another number of rows is another tape"
 
 
+@pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral"])
-def test_replayed_steps_are_bitwise_the_models_own(kind: str):
+def test_replayed_steps_are_bitwise_the_models_own(kind: str, precision: Precision, monkeypatch: pytest.MonkeyPatch):
     """Numbers of rows that change from step to step share memory; a runner that never records says what is right."""
-    recorded, plain = runner_for(kind), runner_for(kind)
+    # Both with the same kernel, whatever the clock would say.
+    monkeypatch.setattr(linears, "_seconds", lambda candidates, *rest: {made: place for place, made in enumerate(candidates)})
+    recorded, plain = (runner_for(kind, precision=precision) for _ in range(2))
     # Its layers stay in their recorded shells, which do nothing unless a step begins.
     plain._recordings = None
     runs = layer_runs(recorded)
@@ -183,11 +187,11 @@ def test_what_a_replay_would_not_know_is_not_recorded(other: str):
 
 def test_a_clamp_that_only_large_values_meet_is_not_fused_away(monkeypatch: pytest.MonkeyPatch):
     mlp = tiny_model("llama", attention.NAME).get_submodule("model.layers.0.mlp")
-    assert fusions._mlp(mlp) is not None
+    assert fusions._mlp(mlp, NativeLinear) is not None
     silu = torch.nn.functional.silu
     clamped = lambda x: mlp.down_proj(silu(mlp.gate_proj(x).clamp(max=50)) * mlp.up_proj(x).clamp(-50, 50))  # noqa: E731
     monkeypatch.setattr(mlp, "forward", clamped)
-    assert fusions._mlp(mlp) is None
+    assert fusions._mlp(mlp, NativeLinear) is None
 
 
 def test_outside_the_engine_a_modeling_file_is_as_it_was():

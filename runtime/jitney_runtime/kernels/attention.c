@@ -1,8 +1,9 @@
-/* Attention of one new token per row over the blocks of its sequence, float32, read where they lie: nothing is gathered or repeated.
+/* Attention of one new token per row over the blocks of its sequence, read where they lie: nothing is gathered or repeated.
  *
  * Softmax is computed online in chunks (Milakov and Gimelshein 2018, arXiv:1805.02867), so a row needs the same small memory at any length,
  * and nothing behind its last token is ever read.
  */
+#include "bfloat16.h"
 #include "kernels.h"
 
 #define CHUNK 64
@@ -67,6 +68,20 @@ struct store_job {
     struct view keys, values;
 };
 
+static inline long width_of(const struct layer *l) { return l->narrow ? (long)sizeof(uint16_t) : (long)sizeof(float); }
+
+/* `dim` numbers into place `place` of a cache. */
+static inline void put_row(void *cache, long place, const float *from, long dim, long narrowed)
+{
+    if (!narrowed) {
+        memcpy((float *)cache + place * dim, from, (size_t)dim * sizeof(float));
+        return;
+    }
+    uint16_t *to = (uint16_t *)cache + place * dim;
+    for (long d = 0; d < dim; d++)
+        to[d] = narrow(from[d]);
+}
+
 static void store_portion(const void *argument, long portion)
 {
     const struct store_job *job = argument;
@@ -75,10 +90,9 @@ static void store_portion(const void *argument, long portion)
     for (long token = portion * PORTION; token < least((portion + 1) * PORTION, s->tokens); token++)
         for (long head = 0; head < l->kv_heads; head++) {
             long place = s->slots[token] * l->kv_heads + head;
-            memcpy(l->keys + place * l->key_dim, job->keys.data + token * job->keys.token_stride + head * job->keys.head_stride,
-                (size_t)l->key_dim * sizeof(float));
-            memcpy(l->values + place * l->value_dim, job->values.data + token * job->values.token_stride + head * job->values.head_stride,
-                (size_t)l->value_dim * sizeof(float));
+            put_row(l->keys, place, job->keys.data + token * job->keys.token_stride + head * job->keys.head_stride, l->key_dim, l->narrow);
+            put_row(l->values, place, job->values.data + token * job->values.token_stride + head * job->values.head_stride, l->value_dim,
+                l->narrow);
         }
 }
 
@@ -90,20 +104,29 @@ EXPORT void jitney_store(const struct layer *layer, const struct step *step, con
     parallel_for(store_portion, &job, portions(step->tokens), threads);
 }
 
+/* What the functions below take as `narrowed` is known to the compiler: one copy of them for each kind of cache. */
+#define PER_KIND static inline __attribute__((always_inline))
+
+PER_KIND vec cached(const void *row, long d, const int narrowed)
+{
+    return narrowed ? widen((const uint16_t *)row + d) : load((const float *)row + d);
+}
+
 /* A query against WIDTH keys: lane i of the result is the product with key i. */
-static inline vec scores_of(const float *query, const float *const *keys, long dim)
+PER_KIND vec scores_of(const float *query, const void *const *keys, long dim, const int narrowed)
 {
     vec sums[WIDTH] = {{0}};
     for (long d = 0; d < dim; d += WIDTH) {
         vec part = load(query + d);
         for (int i = 0; i < WIDTH; i++)
-            sums[i] += part * load(keys[i] + d);
+            sums[i] += part * cached(keys[i], d, narrowed);
     }
     return sum_each(sums);
 }
 
 /* total [dim] = total x keep + sum over the chunk of weight x value, four registers of `dim` at a time so that their additions overlap. */
-static void add_values(float *total, float keep, const float *weights, const float *const *values, long count, long dim)
+PER_KIND void add_values(
+    float *total, float keep, const float *weights, const void *const *values, long count, long dim, const int narrowed)
 {
     long d = 0;
     for (; d + 4 * WIDTH <= dim; d += 4 * WIDTH) {
@@ -112,26 +135,56 @@ static void add_values(float *total, float keep, const float *weights, const flo
             part[v] = load(total + d + v * WIDTH) * keep;
         for (long i = 0; i < count; i++)
             for (int v = 0; v < 4; v++)
-                part[v] += weights[i] * load(values[i] + d + v * WIDTH);
+                part[v] += weights[i] * cached(values[i], d + v * WIDTH, narrowed);
         for (int v = 0; v < 4; v++)
             store(total + d + v * WIDTH, part[v]);
     }
     for (; d < dim; d += WIDTH) {
         vec part = load(total + d) * keep;
         for (long i = 0; i < count; i++)
-            part += weights[i] * load(values[i] + d);
+            part += weights[i] * cached(values[i], d, narrowed);
         store(total + d, part);
     }
 }
 
-/* One head over one chunk: brings its running maximum, sum of weights and total up to date. keys[count..] repeat a real one up to a full vector. */
-static void attend_chunk(const float *query, const float *const *keys, const float *const *values, long count, const struct layer *l,
-    float *highest, float *weight, float *total)
+/* Keys and values of one head at consecutive places. keys[count..] repeat a real one up to a full vector. */
+struct chunk {
+    const void *keys[CHUNK], *values[CHUNK];
+    long count;
+};
+
+static inline void ask_for(const char *row, long bytes)
 {
+    for (long byte = 0; byte < bytes; byte += 64)
+        __builtin_prefetch(row + byte);
+}
+
+/* The chunk that begins at place `at` of a row of `length` tokens; memory is asked for it, because blocks lie anywhere. */
+static void find(struct chunk *chunk, const struct layer *l, const int64_t *table, long kv_head, long at, long length)
+{
+    const long width = width_of(l);
+    chunk->count = 0;
+    for (; chunk->count < CHUNK && at < length; chunk->count++, at++) {
+        long place = (table[at / l->block_size] * l->block_size + at % l->block_size) * l->kv_heads + kv_head;
+        const char *key = (const char *)l->keys + place * l->key_dim * width, *value = (const char *)l->values + place * l->value_dim * width;
+        chunk->keys[chunk->count] = key;
+        chunk->values[chunk->count] = value;
+        ask_for(key, l->key_dim * width);
+        ask_for(value, l->value_dim * width);
+    }
+    for (long more = chunk->count; more % WIDTH; more++)
+        chunk->keys[more] = chunk->keys[chunk->count - 1];
+}
+
+/* One head over one chunk: brings its running maximum, sum of weights and total up to date. */
+PER_KIND void attend_chunk(const float *query, const struct chunk *chunk, const struct layer *l, float *highest, float *weight, float *total,
+    const int narrowed)
+{
+    const long count = chunk->count;
     float scores[CHUNK];
     float top = *highest;
     for (long i = 0; i < count; i += WIDTH)
-        store(scores + i, scores_of(query, keys + i, l->key_dim) * l->scale);
+        store(scores + i, scores_of(query, chunk->keys + i, l->key_dim, narrowed) * l->scale);
     for (long i = 0; i < count; i++)
         top = scores[i] > top ? scores[i] : top;
     for (long i = count; i % WIDTH; i++)
@@ -146,31 +199,30 @@ static void attend_chunk(const float *query, const float *const *keys, const flo
     store(keep, exponential(fill(*highest - top)));
     *weight = *weight * keep[0] + sum(sums);
     *highest = top;
-    add_values(total, keep[0], scores, values, count, l->value_dim);
+    add_values(total, keep[0], scores, chunk->values, count, l->value_dim, narrowed);
 }
 
-static void attend_one(const struct attend_job *job, long row, long kv_head)
+PER_KIND void attend_one(const struct attend_job *job, long row, long kv_head, const int narrowed)
 {
     const struct layer *l = job->layer;
     const struct step *s = job->step;
+    const int64_t *table = s->tables + row * s->width;
     const long group = l->heads / l->kv_heads, length = s->lengths[row], place = s->index ? s->index[row] : row;
     const float *query = job->query.data + place * job->query.token_stride + kv_head * group * job->query.head_stride;
     float totals[MAX_GROUP * MAX_DIM], highest[MAX_GROUP], weight[MAX_GROUP] = {0};
     memset(totals, 0, (size_t)(group * l->value_dim) * sizeof(float));
     for (long head = 0; head < group; head++)
         highest[head] = LOWEST;
-    for (long at = l->window && length > l->window ? length - l->window : 0; at < length;) {
-        const float *keys[CHUNK], *values[CHUNK];
-        long count = 0;
-        for (; count < CHUNK && at < length; count++, at++) {
-            long slot = s->tables[row * s->width + at / l->block_size] * l->block_size + at % l->block_size;
-            keys[count] = l->keys + (slot * l->kv_heads + kv_head) * l->key_dim;
-            values[count] = l->values + (slot * l->kv_heads + kv_head) * l->value_dim;
-        }
-        for (long more = count; more % WIDTH; more++)
-            keys[more] = keys[count - 1];
+    struct chunk chunks[2];
+    long at = l->window && length > l->window ? length - l->window : 0;
+    find(&chunks[0], l, table, kv_head, at, length);
+    for (int turn = 0; chunks[turn].count; turn = !turn) {
+        /* While this one is computed the next is on its way. */
+        at += chunks[turn].count;
+        find(&chunks[!turn], l, table, kv_head, at, length);
         for (long head = 0; head < group; head++)
-            attend_chunk(query + head * job->query.head_stride, keys, values, count, l, highest + head, weight + head, totals + head * l->value_dim);
+            attend_chunk(query + head * job->query.head_stride, &chunks[turn], l, highest + head, weight + head, totals + head * l->value_dim,
+                narrowed);
     }
     for (long head = 0; head < group; head++) {
         float *output = job->output + (place * l->heads + kv_head * group + head) * l->value_dim;
@@ -179,10 +231,13 @@ static void attend_one(const struct attend_job *job, long row, long kv_head)
     }
 }
 
+static void attend_wide(const struct attend_job *job, long row, long kv_head) { attend_one(job, row, kv_head, 0); }
+static void attend_narrow(const struct attend_job *job, long row, long kv_head) { attend_one(job, row, kv_head, 1); }
+
 static void attend_item(const void *argument, long item)
 {
     const struct attend_job *job = argument;
-    attend_one(job, item / job->layer->kv_heads, item % job->layer->kv_heads);
+    (job->layer->narrow ? attend_narrow : attend_wide)(job, item / job->layer->kv_heads, item % job->layer->kv_heads);
 }
 
 /* query [tokens, heads, key_dim] -> output [tokens, heads, value_dim], contiguous, of which the step's rows are written. */

@@ -86,10 +86,11 @@ void parallel_for(void (*item)(const void *, long), const void *job, long items,
 static inline long portions(long rows) { return (rows + PORTION - 1) / PORTION; }
 static inline long least(long a, long b) { return a < b ? a : b; }
 
-/* One layer: its cache [blocks, block_size, kv_heads, dim] and its shape. */
+/* One layer: its cache [blocks, block_size, kv_heads, dim], of float32 or, where `narrow`, of bfloat16, and its shape. */
 struct layer {
-    float *keys, *values;
+    void *keys, *values;
     long heads, kv_heads, key_dim, value_dim, block_size;
+    long narrow;
     long window; /* tokens a row looks back at, itself included; 0 for all */
     float scale;
 };

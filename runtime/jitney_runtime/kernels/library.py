@@ -56,6 +56,7 @@ class Layer(ctypes.Structure):
         ("key_dim", _LONG),
         ("value_dim", _LONG),
         ("block_size", _LONG),
+        ("narrow", _LONG),
         ("window", _LONG),
         ("scale", _FLOAT),
     ]

@@ -103,6 +103,7 @@ class PagedAttention:
         self.caches: list[LayerCache] = []
         self._layers: dict[int, int] = {}
         self._heads: list[int] = []
+        self._computes = torch.float32
         # The C kernel's side, None where it does not compute every layer of this model.
         self._step: BlockStep | None = None
         self._blocks: dict[int, BlockAttention] = {}
@@ -113,10 +114,11 @@ class PagedAttention:
             object.__setattr__(module, "jitney_attention", self)
 
     def allocate(self, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device, kernel: str) -> None:
-        """Take the KV memory: `blocks` blocks in every layer. `kernel` "plain" keeps to torch's operators."""
+        """Take the KV memory: `blocks` blocks of `dtype` in every layer. `kernel` "plain" keeps to torch's operators."""
         self._blocks.clear()
         self.caches = [LayerCache(shape, blocks, block_size, dtype, device) for shape in self.shapes]
-        if kernel != "plain" and all(serves(shape, heads, dtype, device) for shape, heads in zip(self.shapes, self._heads, strict=True)):
+        layers = zip(self.shapes, self._heads, strict=True)
+        if kernel != "plain" and all(serves(shape, heads, self._computes, device) for shape, heads in layers):
             self._step = BlockStep()
 
     @property
@@ -143,6 +145,9 @@ class PagedAttention:
             return self._probe(module, query, key, value, scale)
         layer = self._layers[id(module)]
         cache = self.caches[layer]
+        if self.plan.prompts and cache.keys.dtype is not key.dtype:
+            # A prompt sees of itself what a later chunk will, however it is cut.
+            key, value = (part.to(cache.keys.dtype).to(part.dtype) for part in (key, value))
         if self._step is not None:
             if layer not in self._blocks:
                 self._blocks[layer] = BlockAttention(cache, query.shape[1], query.shape[-1] ** -0.5 if scale is None else scale, window)
@@ -168,6 +173,7 @@ class PagedAttention:
             raise NotSupportedYet(f"{type(module).__name__} attends more than once in a forward pass, which Jitney does not serve yet")
         self._layers[id(module)] = len(self.shapes)
         self._heads.append(query.shape[1])
+        self._computes = query.dtype
         self.shapes.append(LayerShape(key.shape[1], key.shape[3], value.shape[3]))
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True).transpose(1, 2)
 
@@ -175,7 +181,7 @@ class PagedAttention:
         """query [rows, heads, dim]; the heads that share keys become query rows, so that no key is repeated."""
         assert self.plan is not None
         assert self.plan.decode_tables is not None
-        keys, values = cache.read(self.plan.decode_tables)
+        keys, values = (part.to(query.dtype) for part in cache.read(self.plan.decode_tables))
         rows, heads, dim = query.shape
         grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], dim)
         output = scaled_dot_product_attention(grouped, keys, values, attn_mask=self._decode_mask(keys.shape[2], window), scale=scale)
@@ -209,7 +215,7 @@ class PagedAttention:
         if row.start == 0:
             keys, values = key[:, :, row.first : row.last], value[:, :, row.first : row.last]
         else:
-            keys, values = (part[:, :, : row.end] for part in cache.read(row.table))
+            keys, values = (part[:, :, : row.end].to(query.dtype) for part in cache.read(row.table))
         if row.start == 0 and (window is None or row.end <= window):
             output = scaled_dot_product_attention(mine, keys, values, is_causal=True, scale=scale, enable_gqa=True)
         else:

@@ -161,7 +161,7 @@ def argmax(scores: torch.Tensor) -> list[int]:
 
 
 def serves(shape: LayerShape, heads: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the attention kernel computes such a layer."""
+    """Whether the attention kernel computes such a layer, with queries of `dtype`; the cache is float32 or bfloat16."""
     if device.type != "cpu" or dtype is not torch.float32 or not available() or heads % shape.kv_heads:
         return False
     return bool(_library().jitney_attention_supports(heads // shape.kv_heads, shape.key_dim, shape.value_dim))
@@ -195,8 +195,9 @@ class BlockAttention:
         self._heads = heads
         _, block_size, kv_heads, key_dim = cache.keys.shape
         self._value_dim = cache.values.shape[3]
+        narrow = cache.keys.dtype is torch.bfloat16
         memory = (cache.keys.data_ptr(), cache.values.data_ptr())
-        self._layer = Layer(*memory, heads, kv_heads, key_dim, self._value_dim, block_size, window or 0, scale)
+        self._layer = Layer(*memory, heads, kv_heads, key_dim, self._value_dim, block_size, narrow, window or 0, scale)
         self._address = ctypes.addressof(self._layer)
 
     def store(self, step: BlockStep, keys: torch.Tensor, values: torch.Tensor) -> None:

@@ -40,10 +40,13 @@ def _vocabulary(model: nn.Module, chosen: type[PackedLinear]) -> dict[int, type[
 
 
 def _widen(module: nn.Module) -> None:
-    """Everything but linear layers, whose weights are packed, and plain embeddings, whose rows are widened when they are looked up."""
+    """Everything to float32 but linear layers, whose weights are packed, and plain embeddings: theirs stay bfloat16, and are widened by the row
+    when they are looked up."""
     if type(module) is nn.Linear:
         return
     if type(module) is nn.Embedding:
+        # One of its own: a tied layer of scores is packed from what the checkpoint says.
+        module.weight = nn.Parameter(module.weight.bfloat16(), requires_grad=False)
         module.register_forward_hook(lambda embedding, inputs, output: output.float())
         return
     for parameter in module.parameters(recurse=False):

@@ -45,8 +45,8 @@ class LayerCache:
         if fresh is not None:
             self.keys.index_fill_(0, fresh, 0)
             self.values.index_fill_(0, fresh, 0)
-        self.keys.flatten(0, 1).index_copy_(0, slots, keys)
-        self.values.flatten(0, 1).index_copy_(0, slots, values)
+        self.keys.flatten(0, 1).index_copy_(0, slots, keys.to(self.keys.dtype))
+        self.values.flatten(0, 1).index_copy_(0, slots, values.to(self.values.dtype))
 
     def read(self, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gather the blocks of `tables` [rows, blocks]; two views [rows, kv_heads, blocks x block_size, dim]."""

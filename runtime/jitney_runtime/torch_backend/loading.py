@@ -77,8 +77,9 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     progress.loading(0)
     config = read_config(folder, settings.model, trust)
     tokenizer = read_tokenizer(folder, settings.model, trust)
-    # Weights that are packed as something smaller are read as they are; what is computed between the products is float32.
-    dtype, stored = (dtype, dtype) if precision is Precision.FLOAT32 else (torch.float32, _stored(config))
+    # Weights that are packed as something smaller are read as they are, and keys and values are half as large; what is computed between
+    # the products is float32.
+    stored, kept = (dtype, dtype) if precision is Precision.FLOAT32 else (_stored(config), torch.bfloat16)
     model = read_weights(folder, settings.model, config, device, stored, progress, trust)
     if device.type == "cpu":
         use_kernels(model, settings.kernel, precision)
@@ -86,7 +87,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     progress.warming_up()
     with torch.inference_mode():
         with reading(f"models of type {config.model_type} cannot be served", folder):
-            runner = TorchRunner(model, device, dtype, settings.block_size, settings.kernel)
+            runner = TorchRunner(model, device, kept, settings.block_size, settings.kernel)
         scheduler = _scheduler(settings, config, runner, read_eos_tokens(folder, config, tokenizer))
         runner.allocate(scheduler.pool.count)
         _warm_up(runner, scheduler)
@@ -96,7 +97,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
             settings.model,
             time.perf_counter() - started,
             device,
-            dtype,
+            dtype if precision is Precision.FLOAT32 else precision,
             scheduler.max_model_len,
             scheduler.pool.count,
             settings.block_size,

@@ -23,7 +23,7 @@ _RECORDED_ROWS = 32
 
 
 class TorchRunner:
-    """Implements ModelRunner. Made on the loading thread, used on the engine's thread only."""
+    """Implements ModelRunner. Made on the loading thread, used on the engine's thread only. `dtype` is that of keys and values."""
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, block_size: int, kernel: str = "auto") -> None:
         self.model = model

@@ -198,9 +198,10 @@ def test_add():
     assert torch.equal(cpu_kernels.add(one, other), one + other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 5, 70])
 @pytest.mark.parametrize(("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (2, 2, 16, 32), (16, 1, 128, 256)])
-def test_attention_over_scattered_blocks(heads: int, kv_heads: int, key_dim: int, value_dim: int, window: int | None):
+def test_attention_over_scattered_blocks(heads: int, kv_heads: int, key_dim: int, value_dim: int, window: int | None, dtype: torch.dtype):
     """Rows of every length, their blocks in any order; all other places hold NaN."""
     torch.manual_seed(0)
     lengths, size = [1, 2, 15, 16, 17, 63, 64, 65, 200], 8
@@ -208,17 +209,18 @@ def test_attention_over_scattered_blocks(heads: int, kv_heads: int, key_dim: int
     blocks = torch.randperm(sum(owned)).tolist()
     shape = LayerShape(kv_heads, key_dim, value_dim)
     assert cpu_kernels.serves(shape, heads, torch.float32, torch.device("cpu"))
-    cache = LayerCache(shape, sum(owned), size, torch.float32, torch.device("cpu"))
+    cache = LayerCache(shape, sum(owned), size, dtype, torch.device("cpu"))
     cache.keys.fill_(float("nan"))
     cache.values.fill_(float("nan"))
     width = max(owned)
     tables, slots, keys, values, queries, wanted = [], [], [], [], [], []
     for length, count in zip(lengths, owned, strict=True):
         mine, blocks = blocks[:count], blocks[count:]
-        key, value, query = torch.randn(length, kv_heads, key_dim), torch.randn(length, kv_heads, value_dim), torch.randn(heads, key_dim)
+        key, value = (torch.randn(length, kv_heads, dim).to(dtype).float() for dim in (key_dim, value_dim))
+        query = torch.randn(heads, key_dim)
         places = [mine[at // size] * size + at % size for at in range(length)]
-        cache.keys.flatten(0, 1)[places[:-1]] = key[:-1]
-        cache.values.flatten(0, 1)[places[:-1]] = value[:-1]
+        cache.keys.flatten(0, 1)[places[:-1]] = key[:-1].to(dtype)
+        cache.values.flatten(0, 1)[places[:-1]] = value[:-1].to(dtype)
         seen = slice(max(0, length - window) if window else 0, length)
         args = (part.double().transpose(0, 1)[None] for part in (query[None], key[seen], value[seen]))
         wanted.append(scaled_dot_product_attention(*args, scale=0.3, enable_gqa=True)[0, :, 0])
@@ -232,6 +234,18 @@ def test_attention_over_scattered_blocks(heads: int, kv_heads: int, key_dim: int
     attention.store(step, torch.stack(keys).transpose(0, 1), torch.stack(values).transpose(0, 1))
     found = attention.attend(step, torch.stack(queries).transpose(0, 1))
     assert close(found, torch.stack(wanted))
+
+
+def test_what_is_stored_is_rounded_to_the_nearest():
+    cache = LayerCache(LayerShape(2, 16, 16), 3, 4, torch.bfloat16, torch.device("cpu"))
+    attention, step = cpu_kernels.BlockAttention(cache, 2, 1.0, None), cpu_kernels.BlockStep()
+    keys, values = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
+    keys[0, 0, :3] = torch.tensor([float("nan"), float("inf"), 1 + 2**-8])
+    slots = torch.tensor([3, 0, 11, 6, 7])
+    step.begin(slots, None, None, None)
+    attention.store(step, keys, values)
+    for kept, given in ((cache.keys, keys), (cache.values, values)):
+        assert torch.equal(kept.flatten(0, 1)[slots].nan_to_num(-1), given.transpose(0, 1).bfloat16().nan_to_num(-1))
 
 
 def test_attention_takes_only_what_it_can_compute():

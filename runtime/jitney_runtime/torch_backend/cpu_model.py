@@ -40,7 +40,7 @@ def _vocabulary(model: nn.Module, chosen: type[PackedLinear]) -> dict[int, type[
 
 
 def _widen(module: nn.Module) -> None:
-    """Everything to float32 but linear layers, whose weights are packed, and plain embeddings: theirs stay bfloat16, and are widened by the row
+    """Everything to float32 but linear layers, whose weights are packed, and plain embeddings: theirs are bfloat16, and widened by the row
     when they are looked up."""
     if type(module) is nn.Linear:
         return

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jitney_runtime.engine.block_pool import BlockPool
 from jitney_runtime.engine.engine import Engine
-from jitney_runtime.engine.pace import FIRST, LEAST, SLOWEST, Pace
+from jitney_runtime.engine.pace import LEAST, SLOWEST, Pace
 from jitney_runtime.engine.scheduler import Scheduler
 from support.engine import FakeRunner, make_sequence, run_to_end, solo
 
-STEP, TOKEN = 0.02, 0.0005
+STEP, TOKEN = 0.05, 0.0002
 
 
 def learned(step: float = STEP, token: float = TOKEN) -> Pace:
@@ -27,15 +27,15 @@ def test_alone_a_prompt_has_the_whole_budget():
 
 def test_what_is_not_known_is_guessed():
     pace = Pace()
-    assert pace.beside(3) == FIRST
+    assert pace.beside(3) == LEAST
     pace.observe(3, 0, STEP)
-    assert pace.beside(3) == FIRST
+    assert pace.beside(3) == LEAST
     pace.observe(0, 100, 100 * TOKEN)
     assert pace.beside(3) == int((SLOWEST - 1) * STEP / TOKEN)
 
 
 def test_a_step_with_a_prompt_takes_no_more_than_a_few_without():
-    for step, token in ((0.02, 0.0005), (0.2, 0.0005), (0.02, 0.0001)):
+    for step, token in ((0.05, 0.0005), (0.2, 0.0005), (0.02, 0.0001)):
         count = learned(step, token).beside(15)
         assert count is not None
         assert step + count * token <= SLOWEST * step

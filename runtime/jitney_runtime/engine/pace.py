@@ -11,10 +11,8 @@ from statistics import median
 
 # With a prompt beside it a step may take so many times what it takes without.
 SLOWEST = 2.5
-# Prompt tokens that are computed in any case: a prompt must get on.
-LEAST = 16
-# As long as no prompt's cost is known.
-FIRST = 64
+# Prompt tokens that are computed in any case: a prompt must get on, and a chunk costs something however small it is.
+LEAST = 64
 # Steps that are remembered: enough that one that the machine held up does not count.
 _STEPS, _PROMPTS = 9, 3
 
@@ -40,6 +38,6 @@ class Pace:
         if not decoding:
             return None
         if not self._steps or not self._tokens:
-            return FIRST
+            return LEAST
         spare, cost = (SLOWEST - 1) * median(self._steps), median(self._tokens)
         return max(LEAST, int(spare / cost)) if cost else None

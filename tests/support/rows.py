@@ -31,7 +31,7 @@ class RowCounter:
         """`model` has its kernels, and no layer has been recorded yet."""
         first: Any = model.get_submodule("model.layers.0.self_attn.q_proj")
         if hasattr(first, "_shared"):
-            library = _Watched(kernels(), first._shared._product.packed.data_ptr(), self)
+            library = _Watched(kernels(), first._shared._product.packed.data.data_ptr(), self)
             monkeypatch.setattr(cpu_kernels, "kernels", lambda: library)
             monkeypatch.setattr(tape, "kernels", lambda: library)
         else:
@@ -50,7 +50,7 @@ class _Watched:
     def jitney_linear(self, *arguments: Any) -> None:
         if arguments[1] != self._packed:
             return self._library.jitney_linear(*arguments)
-        _, _, _, output, rows, outs, *_ = arguments
+        _, _, _, output, _, rows, outs, *_ = arguments
         return self._count(output, rows, outs, lambda: self._library.jitney_linear(*arguments))
 
     def jitney_replay(self, calls: Any, count: int, threads: int) -> None:

@@ -75,7 +75,11 @@ class Engine:
             outputs = [TokenOutput(sequence_id, None, FinishReason.ERROR) for sequence_id in ended]
         if not self.has_work:
             self.scheduler.check_integrity()
-        return StepReport(outputs, self.scheduler.begun, len(batch.rows), batch.token_count, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if batch.rows and self.scheduler.pace:
+            decoding = sum(len(row.tokens) == 1 for row in batch.rows)
+            self.scheduler.pace.observe(decoding, batch.token_count - decoding, seconds)
+        return StepReport(outputs, self.scheduler.begun, len(batch.rows), batch.token_count, seconds)
 
     def stats(self) -> EngineStats:
         now = self.scheduler

@@ -1,6 +1,7 @@
 """Who computes how many tokens in the next step.
 
-Decodes go first, so that a long prompt never stops a running answer; what is left of the token budget goes to prompts, in chunks.
+Decodes go first, so that a long prompt never stops a running answer; what is left of the token budget, and of the time that answers can
+spare, goes to prompts, in chunks.
 When KV memory runs out, the youngest running sequence gives its blocks back and is computed again later (preemption by recompute).
 Everything here runs on the engine's thread.
 """
@@ -12,14 +13,24 @@ from collections.abc import Sequence as Rows
 
 from jitney_runtime.engine.block_pool import BlockPool
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
+from jitney_runtime.engine.pace import Pace
 from jitney_runtime.engine.sequence import FinishReason, Sequence, SequenceStatus, TokenOutput
 
 
 class Scheduler:
-    """`max_num_seqs` rows at most, `token_budget` tokens a step, `eos_tokens` end a sequence, `max_model_len` bounds it."""
+    """`max_num_seqs` rows at most, `token_budget` tokens a step, `eos_tokens` end a sequence, `max_model_len` bounds it.
+
+    `pace` says how much of a prompt the running answers can bear; without one the token budget alone does.
+    """
 
     def __init__(
-        self, pool: BlockPool, max_num_seqs: int, token_budget: int, max_model_len: int, eos_tokens: frozenset[int] = frozenset()
+        self,
+        pool: BlockPool,
+        max_num_seqs: int,
+        token_budget: int,
+        max_model_len: int,
+        eos_tokens: frozenset[int] = frozenset(),
+        pace: Pace | None = None,
     ) -> None:
         if pool.count < pool.blocks_for(max_model_len):
             raise ValueError(f"{pool.count} blocks of {pool.block_size} tokens cannot hold one sequence of {max_model_len} tokens")
@@ -28,6 +39,7 @@ class Scheduler:
         self.token_budget = max(token_budget, max_num_seqs)
         self.max_model_len = max_model_len
         self.eos_tokens = eos_tokens
+        self.pace = pace
         self.preemptions = 0
         # Prompt tokens that another sequence had computed, since the start; and who was let in for the first time by the last schedule().
         self.shared_tokens = 0
@@ -49,14 +61,22 @@ class Scheduler:
         preempted_before = self.preemptions
         self.begun = []
         chosen: list[tuple[Sequence, int]] = []
-        budget = self._schedule_running(chosen, self.token_budget)
+        # Each kind in order of arrival.
+        decodes, prompts = ([each for each in self.running if (each.pending > 1) == several] for several in (False, True))
+        budget = self._spare(self._advance(decodes, chosen, self.token_budget), len(decodes))
+        budget = self._advance(prompts, chosen, budget)
         if self.preemptions == preempted_before:
             self._admit(chosen, budget)
         return ScheduledBatch(tuple(self._row(sequence, count) for sequence, count in chosen))
 
-    def _schedule_running(self, chosen: list[tuple[Sequence, int]], budget: int) -> int:
-        # Stable sort: decodes (one pending token) first, each kind in order of arrival.
-        for sequence in sorted(self.running, key=lambda each: each.pending > 1):
+    def _spare(self, budget: int, decoding: int) -> int:
+        """Of the budget, what prompts may take of it."""
+        bound = self.pace.beside(decoding) if self.pace else None
+        return budget if bound is None else min(budget, bound)
+
+    def _advance(self, sequences: list[Sequence], chosen: list[tuple[Sequence, int]], budget: int) -> int:
+        """The budget that is left."""
+        for sequence in sequences:
             count = min(sequence.pending, budget)
             if count == 0 or sequence.status is not SequenceStatus.RUNNING:
                 continue

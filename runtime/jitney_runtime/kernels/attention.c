@@ -3,20 +3,7 @@
  * Softmax is computed online in chunks (Milakov and Gimelshein 2018, arXiv:1805.02867), so a row needs the same small memory at any length,
  * and nothing behind its last token is ever read.
  */
-#include "bfloat16.h"
-#include "kernels.h"
-
-#define CHUNK 64
-/* Below any score, and finite: a difference of two of them is a number. */
-#define LOWEST -1e30f
-#define MAX_GROUP 16
-#define MAX_DIM 256
-
-/* A [tokens, heads, dim] tensor whose last axis is contiguous; strides in floats. */
-struct view {
-    const float *data;
-    long token_stride, head_stride;
-};
+#include "attention.h"
 
 struct rotary_job {
     struct view x;
@@ -67,8 +54,6 @@ struct store_job {
     const struct step *step;
     struct view keys, values;
 };
-
-static inline long width_of(const struct layer *l) { return l->narrow ? (long)sizeof(uint16_t) : (long)sizeof(float); }
 
 /* `dim` numbers into place `place` of a cache. */
 static inline void put_row(void *cache, long place, const float *from, long dim, long narrowed)
@@ -145,35 +130,6 @@ PER_KIND void add_values(
             part += weights[i] * cached(values[i], d, narrowed);
         store(total + d, part);
     }
-}
-
-/* Keys and values of one head at consecutive places. keys[count..] repeat a real one up to a full vector. */
-struct chunk {
-    const void *keys[CHUNK], *values[CHUNK];
-    long count;
-};
-
-static inline void ask_for(const char *row, long bytes)
-{
-    for (long byte = 0; byte < bytes; byte += 64)
-        __builtin_prefetch(row + byte);
-}
-
-/* The chunk that begins at place `at` of a row of `length` tokens; memory is asked for it, because blocks lie anywhere. */
-static void find(struct chunk *chunk, const struct layer *l, const int64_t *table, long kv_head, long at, long length)
-{
-    const long width = width_of(l);
-    chunk->count = 0;
-    for (; chunk->count < CHUNK && at < length; chunk->count++, at++) {
-        long place = (table[at / l->block_size] * l->block_size + at % l->block_size) * l->kv_heads + kv_head;
-        const char *key = (const char *)l->keys + place * l->key_dim * width, *value = (const char *)l->values + place * l->value_dim * width;
-        chunk->keys[chunk->count] = key;
-        chunk->values[chunk->count] = value;
-        ask_for(key, l->key_dim * width);
-        ask_for(value, l->value_dim * width);
-    }
-    for (long more = chunk->count; more % WIDTH; more++)
-        chunk->keys[more] = chunk->keys[chunk->count - 1];
 }
 
 /* One head over one chunk: brings its running maximum, sum of weights and total up to date. */

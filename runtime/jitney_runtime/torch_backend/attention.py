@@ -145,25 +145,43 @@ class PagedAttention:
             return self._probe(module, query, key, value, scale)
         layer = self._layers[id(module)]
         cache = self.caches[layer]
+        if self._step is not None:
+            return self._native(layer, self._step, query[0], key[0], value[0], scale, window).unsqueeze(0)
         if self.plan.prompts and cache.keys.dtype is not key.dtype:
             # A prompt sees of itself what a later chunk will, however it is cut.
             key, value = (part.to(cache.keys.dtype).to(part.dtype) for part in (key, value))
-        if self._step is not None:
-            if layer not in self._blocks:
-                self._blocks[layer] = BlockAttention(cache, query.shape[1], query.shape[-1] ** -0.5 if scale is None else scale, window)
-            self._blocks[layer].store(self._step, key[0], value[0])
-            output = self._blocks[layer].attend(self._step, query[0])
-        else:
-            cache.write(self.plan.slots, self.plan.fresh, key[0].transpose(0, 1), value[0].transpose(0, 1))
-            if not self.plan.prompts:
-                return self._decode(query[0].transpose(0, 1), cache, scale, window).unsqueeze(0)
-            output = query.new_empty(self.plan.places, query.shape[1], value.shape[-1])
-            if self.plan.decode_index is not None:
-                rows = query[0].index_select(1, self.plan.decode_index).transpose(0, 1)
-                output.index_copy_(0, self.plan.decode_index, self._decode(rows, cache, scale, window))
+        cache.write(self.plan.slots, self.plan.fresh, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        if not self.plan.prompts:
+            return self._decode(query[0].transpose(0, 1), cache, scale, window).unsqueeze(0)
+        output = query.new_empty(self.plan.places, query.shape[1], value.shape[-1])
+        if self.plan.decode_index is not None:
+            rows = query[0].index_select(1, self.plan.decode_index).transpose(0, 1)
+            output.index_copy_(0, self.plan.decode_index, self._decode(rows, cache, scale, window))
         for row in self.plan.prompts:
             output[row.first : row.last] = self._prompt(row, query, key, value, cache, scale, window)
         return output.unsqueeze(0)
+
+    def _native(
+        self,
+        layer: int,
+        step: BlockStep,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float | None,
+        window: int | None,
+    ) -> torch.Tensor:
+        """query [heads, tokens, dim], key and value [kv_heads, tokens, dim] -> [tokens, heads, dim]."""
+        assert self.plan is not None
+        if layer not in self._blocks:
+            scale = query.shape[-1] ** -0.5 if scale is None else scale
+            self._blocks[layer] = BlockAttention(self.caches[layer], query.shape[0], scale, window)
+        blocks = self._blocks[layer]
+        blocks.store(step, key, value)
+        output = blocks.attend(step, query)
+        for row in self.plan.prompts:
+            blocks.attend_prompt(query, output, row.first, row.last, row.start, row.table[0])
+        return output
 
     def _probe(
         self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None

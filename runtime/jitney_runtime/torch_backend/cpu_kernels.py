@@ -214,6 +214,16 @@ class BlockAttention:
         _run("attend", pointers, (query.stride(1), query.stride(0)))
         return output
 
+    def attend_prompt(self, query: torch.Tensor, output: torch.Tensor, first: int, last: int, start: int, table: torch.Tensor) -> None:
+        """A chunk of a prompt, tokens first..last of the step, whose first one is number `start` of its sequence; table [blocks].
+
+        query as above; output [tokens, heads, value_dim], contiguous, is written at those tokens. The chunk's keys and values are stored.
+        """
+        query, table = _rows(query), table.contiguous()
+        pointers = (self._address, table.data_ptr(), query.data_ptr(), output.data_ptr())
+        numbers = (query.stride(1), query.stride(0), first, last - first, start)
+        _library().jitney_attend_prompt(*pointers, *numbers, torch.get_num_threads())
+
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

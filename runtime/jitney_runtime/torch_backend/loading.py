@@ -12,6 +12,7 @@ import torch
 
 from jitney_runtime.engine.block_pool import BlockPool
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
+from jitney_runtime.engine.pace import Pace
 from jitney_runtime.engine.scheduler import Scheduler
 from jitney_runtime.engine.sequence import SamplingParams
 from jitney_runtime.errors import DeviceNotFound, GPUOutOfMemory, JitneyError, NotSupportedYet, OutOfMemory, StartError
@@ -156,7 +157,9 @@ def _scheduler(settings: RuntimeSettings, config: Any, runner: TorchRunner, eos_
         )
     if fitting < context:
         logger.warning("the context window is lowered from %d to %d tokens, which is what the memory left holds", context, fitting)
-    return Scheduler(BlockPool(blocks, size, settings.prefix_cache), settings.max_num_seqs, settings.token_budget, fitting, eos_tokens)
+    return Scheduler(
+        BlockPool(blocks, size, settings.prefix_cache), settings.max_num_seqs, settings.token_budget, fitting, eos_tokens, Pace()
+    )
 
 
 def context_window(wanted: int | None, config: Any) -> int:

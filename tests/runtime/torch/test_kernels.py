@@ -236,6 +236,54 @@ def test_attention_over_scattered_blocks(heads: int, kv_heads: int, key_dim: int
     assert close(found, torch.stack(wanted))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 5, 70])
+@pytest.mark.parametrize(("heads", "kv_heads", "key_dim", "value_dim"), [(9, 3, 64, 64), (2, 2, 16, 32), (16, 1, 128, 256), (5, 1, 16, 16)])
+def test_attention_of_a_prompt_in_chunks(heads: int, kv_heads: int, key_dim: int, value_dim: int, window: int | None, dtype: torch.dtype):
+    """Two prompts, cut anywhere, in turns and beside each other; all places that are not theirs hold NaN."""
+    torch.manual_seed(0)
+    size, shape, scale = 8, LayerShape(kv_heads, key_dim, value_dim), 0.3
+    lengths = (200, 61)
+    blocks = torch.randperm(40).tolist()
+    tables = [blocks[:25], blocks[25:33]]
+    cuts = {0: (0, 1, 3, 51, 52, 150, 200), 1: (0, 17, 33, 34, 35, 60, 61)}
+
+    def answered(cuts: dict[int, tuple[int, ...]]) -> list[torch.Tensor]:
+        cache = LayerCache(shape, 40, size, dtype, torch.device("cpu"))
+        cache.keys.fill_(float("nan"))
+        cache.values.fill_(float("nan"))
+        attention, step = cpu_kernels.BlockAttention(cache, heads, scale, window), cpu_kernels.BlockStep()
+        found: list[list[torch.Tensor]] = [[], []]
+        for turn in range(max(map(len, cuts.values())) - 1):
+            parts = [(each, *cuts[each][turn : turn + 2]) for each in cuts if turn + 1 < len(cuts[each])]
+            slots = [tables[each][at // size] * size + at % size for each, start, end in parts for at in range(start, end)]
+            step.begin(torch.tensor(slots), torch.tensor([], dtype=torch.long), None, None)
+            query, key, value = (
+                torch.cat([given[each][name][start:end] for each, start, end in parts]).transpose(0, 1) for name in range(3)
+            )
+            attention.store(step, key, value)
+            output, first = torch.full((len(slots), heads, value_dim), float("nan")), 0
+            for each, start, end in parts:
+                attention.attend_prompt(query, output, first, first + end - start, start, torch.tensor(tables[each]))
+                found[each].append(output[first : first + end - start])
+                first += end - start
+        return [torch.cat(part) for part in found]
+
+    given = [
+        (torch.randn(length, heads, key_dim), *(torch.randn(length, kv_heads, dim).to(dtype).float() for dim in (key_dim, value_dim)))
+        for length in lengths
+    ]
+    found = answered(cuts)
+    for (query, key, value), output in zip(given, found, strict=True):
+        behind = torch.arange(len(query))[:, None] - torch.arange(len(query))
+        seen = (behind >= 0) & (behind < (window or len(query)))
+        args = (part.double().transpose(0, 1)[None] for part in (query, key, value))
+        wanted = scaled_dot_product_attention(*args, attn_mask=seen, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+        assert close(output, wanted)
+    whole = answered({0: (0, 200), 1: (0, 61)})
+    assert all(torch.equal(one, other) for one, other in zip(found, whole, strict=True)), "bitwise the same however it is cut"
+
+
 def test_what_is_stored_is_rounded_to_the_nearest():
     cache = LayerCache(LayerShape(2, 16, 16), 3, 4, torch.bfloat16, torch.device("cpu"))
     attention, step = cpu_kernels.BlockAttention(cache, 2, 1.0, None), cpu_kernels.BlockStep()

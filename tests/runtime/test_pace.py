@@ -1,0 +1,93 @@
+"""How much of a prompt is computed beside running answers."""
+
+from __future__ import annotations
+
+from jitney_runtime.engine.block_pool import BlockPool
+from jitney_runtime.engine.engine import Engine
+from jitney_runtime.engine.pace import LEAST, SLOWEST, Pace
+from jitney_runtime.engine.scheduler import Scheduler
+from support.engine import FakeRunner, make_sequence, run_to_end, solo
+
+STEP, TOKEN = 0.05, 0.0002
+
+
+def learned(step: float = STEP, token: float = TOKEN) -> Pace:
+    pace = Pace()
+    for _ in range(9):
+        pace.observe(15, 0, step)
+    for _ in range(3):
+        pace.observe(15, 64, step + 64 * token)
+    return pace
+
+
+def test_alone_a_prompt_has_the_whole_budget():
+    assert Pace().beside(0) is None
+    assert learned().beside(0) is None
+
+
+def test_what_is_not_known_is_guessed():
+    pace = Pace()
+    assert pace.beside(3) == LEAST
+    pace.observe(3, 0, STEP)
+    assert pace.beside(3) == LEAST
+    pace.observe(0, 100, 100 * TOKEN)
+    assert pace.beside(3) == int((SLOWEST - 1) * STEP / TOKEN)
+
+
+def test_a_step_with_a_prompt_takes_no_more_than_a_few_without():
+    for step, token in ((0.05, 0.0005), (0.2, 0.0005), (0.02, 0.0001)):
+        count = learned(step, token).beside(15)
+        assert count is not None
+        assert step + count * token <= SLOWEST * step
+        assert step + (count + 1) * token > SLOWEST * step
+
+
+def test_a_slow_prompt_gets_on_all_the_same():
+    assert learned(token=1.0).beside(15) == LEAST
+
+
+def test_it_follows_what_a_prompt_costs_as_it_grows():
+    pace = learned()
+    before = pace.beside(15)
+    for _ in range(2):
+        pace.observe(15, 60, STEP + 60 * 3 * TOKEN)
+    after = pace.beside(15)
+    assert before is not None
+    assert after is not None
+    assert before // 3 - 1 <= after <= before // 3 + 1
+
+
+def test_one_step_that_the_machine_held_up_changes_nothing():
+    pace = learned()
+    before = pace.beside(15)
+    pace.observe(15, 0, 5.0)
+    pace.observe(15, 40, 5.0)
+    assert pace.beside(15) == before
+
+
+def test_a_prompt_that_costs_nothing_has_the_whole_budget():
+    assert learned(token=0.0).beside(15) is None
+
+
+def test_a_prompt_arrives_beside_answers_in_bearable_chunks():
+    """Taken from what the engine itself observes; the clock here is the test's."""
+
+    class Fixed(Pace):
+        def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
+            super().observe(decoding, prompt_tokens, STEP * bool(decoding) + prompt_tokens * TOKEN)
+
+    runner = FakeRunner(4)
+    engine = Engine(Scheduler(BlockPool(400, 4), 4, 512, 1000, pace=Fixed()), runner)
+    engine.add(make_sequence("answer", [1, 2, 3], max_tokens=60))
+    for _ in range(12):
+        engine.step()
+    long = [number % 900 + 1 for number in range(700)]
+    engine.add(make_sequence("long", long, max_tokens=2))
+    answers = run_to_end(engine)
+    chunks = [len(row.tokens) for batch in runner.batches for row in batch.rows if row.sequence_id == "long"][:-1]
+    bearable = int((SLOWEST - 1) * STEP / TOKEN)
+    assert all(chunk == bearable for chunk in chunks[1:-1])
+    assert sum(chunks) == 700
+    assert answers["long"] == solo(long, 2)
+    beside = [batch for batch in runner.batches if any(row.sequence_id == "long" for row in batch.rows)]
+    assert all("answer" in [row.sequence_id for row in batch.rows] for batch in beside[: len(chunks)])

@@ -1,8 +1,10 @@
 """The front door against the runtimes behind it: what it adds to a chat, what it costs, what it holds, and whom it leads where.
 
 The cluster's own front door, told of its pods by a real API server, before real runtimes on this machine. Rounds straight to the runtime
-and through the front door alternate, so that the machine's mood is in both. Only the thousand streams that say nothing come from load
-equipment (`Silent`), because no runtime holds so many answers open; no row about time or speed does.
+and through the front door alternate, so that the machine's mood is in both. Straight is to the runtime's address, where a Service would
+lead: kube-proxy's rules work in the kernel and put no process in between, so that against a Service as much would be found, or less.
+Only the thousand streams that say nothing come from load equipment (`Silent`), because no runtime holds so many answers open; no row
+about time or speed does.
 """
 
 from __future__ import annotations
@@ -447,7 +449,7 @@ def _ms(seconds: float) -> str:
 
 
 def _print(rows: list[Row]) -> None:
-    print("\n| | straight | through | found | must be within | |\n|---|---|---|---|---|---|")
+    print("\n| | straight to the runtime | through the front door | found | must be within | |\n|---|---|---|---|---|---|")
     for row in rows:
         print(f"| {row.name} | {row.straight} | {row.through} | {row.found} | {row.most} | {'kept' if row.kept else 'MISSED'} |")
 

@@ -24,7 +24,7 @@ from jitney_gateway.errors import GatewayError
 from jitney_gateway.fit import Verdict
 from jitney_gateway.launch import Launch
 from jitney_gateway.local import backend as backend_module
-from jitney_gateway.local import memory, runtime
+from jitney_gateway.local import backoff, memory, runtime
 from jitney_gateway.local.backend import LocalBackend
 from jitney_gateway.local.state import State
 from jitney_gateway.machine import Machine
@@ -190,7 +190,7 @@ def test_a_second_signal_waits_for_nobody(tmp_path: Path):
 
 @pytest.fixture
 async def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalBackend]:
-    monkeypatch.setattr(runtime, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "FIRST", 0.05)
     monkeypatch.setattr(runtime, "DEAD_SECONDS", 0.5)
     backend = LocalBackend(tmp_path / "state", Catalogue.read())
     yield backend

@@ -22,14 +22,13 @@ from pathlib import Path
 
 import aiohttp
 
+from jitney_gateway.local import backoff
 from jitney_gateway.model import ERROR, LOADING, READY
 from jitney_gateway.progress import share
 
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.25
-# Seconds before the next attempt; a run of LASTING seconds was a good one.
-FIRST_PAUSE, LONGEST_PAUSE, LASTING = 1.0, 30.0, 60.0
 # A process that says so long that it is dead is ended, as in a cluster.
 DEAD_SECONDS = 5.0
 # Of this server's surroundings these are its own, a key among them: what a runtime is told is told by its flags.
@@ -50,6 +49,8 @@ class Runtime:
         self._failed, self._furthest = "", 0.0
         self.port = 0
         self._stopping = False
+        # When the process was first seen ready, on the loop's clock.
+        self._ready_since: float | None = None
         # What a process that was ended said of itself.
         self._dead = ""
         self._process: asyncio.subprocess.Process | None = None
@@ -100,9 +101,8 @@ class Runtime:
             self._process.kill()
 
     async def _keep(self) -> None:
-        pause = FIRST_PAUSE
+        pause = 0.0
         while not self._stopping:
-            begun = asyncio.get_running_loop().time()
             final, words = await self._attempt()
             if self._stopping:
                 return
@@ -110,13 +110,18 @@ class Runtime:
             if final:
                 self._say(ERROR, "error", 0.0, words)
                 return
-            pause = FIRST_PAUSE if asyncio.get_running_loop().time() - begun > LASTING else min(LONGEST_PAUSE, pause * 2)
-            self._say(LOADING, "launching", 0.0, f"{words}; started again in {pause:.0f} s")
+            pause = backoff.pause(pause, self._served())
+            self._say(LOADING, "launching", 0.0, f"{words}; started again in {pause:g} s")
             logger.warning("%s: %s", self.name, self.message)
             await asyncio.sleep(pause)
 
+    def _served(self) -> float:
+        """Seconds since the process was ready, 0 where it never was."""
+        return asyncio.get_running_loop().time() - self._ready_since if self._ready_since else 0.0
+
     async def _attempt(self) -> tuple[bool, str]:
         """How one ended: whether another would end the same way, and the words."""
+        self._ready_since = None
         try:
             code, words = await self._run()
             return code in FINAL, words
@@ -186,6 +191,7 @@ class Runtime:
         status, words = body.get("status"), str(body.get("progress", ""))
         if status == "ready":
             self._failed, self._furthest = "", 0.0
+            self._ready_since = self._ready_since or asyncio.get_running_loop().time()
             self._say(READY, "ready", 1.0, "")
         elif status == "starting":
             self._say(LOADING, "downloading" if words.startswith("downloading") else "loading", share(words), words)

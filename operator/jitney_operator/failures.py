@@ -38,7 +38,8 @@ def _as_told(failure: Failure, told: Json) -> Failure:
 
 def of_deployment(observed: Observed) -> Failure | None:
     condition = observed.deployment_condition("ReplicaFailure")
-    if condition.get("status") != "True":
+    # The other reason is FailedDelete: a pod too many that cannot be removed keeps no model from serving.
+    if (condition.get("status"), condition.get("reason")) != ("True", "FailedCreate"):
         return None
     # The generated pod name in the message differs at every attempt and would cause a write each.
     message = re.sub(r'pods "[^"]*" ', "pods ", condition.get("message", ""))

@@ -183,12 +183,12 @@ def test_the_schedulers_figures_are_news():
     assert status(first, {}, 9, conditions=unplaced(3)) == first
 
 
-def refused(told: Json | None, message: str, second: int = 0) -> Json:
-    """What is told of a Deployment for which no pod could be made."""
+def refused(told: Json | None, message: str, second: int = 0, reason: str = "FailedCreate") -> Json:
+    """What is told of a Deployment for which no pod could be made, or with FailedDelete removed."""
     mdep = resource(told)
     service, deployment = (copy.deepcopy(child) for child in plan.make(mdep, Observed(), SETTINGS, CATALOGUE).changes)
     deployment["metadata"]["generation"] = 1
-    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": reason, "message": message}
     deployment["status"] = {"observedGeneration": 1, "conditions": [condition]}
     return plan.make(mdep, Observed(deployment, service), SETTINGS, CATALOGUE).status(f"2026-01-01T00:00:{second:02}Z")
 
@@ -211,6 +211,13 @@ def test_the_figures_of_a_quota_are_news():
     first = refused(None, words(3))
     assert first["lastFailure"]["reason"] == "QuotaExceeded"
     assert "used: pods=4" in refused(first, words(4), 9)["lastFailure"]["message"]
+
+
+def test_a_pod_that_cannot_be_removed_is_not_one_that_cannot_be_made():
+    words = 'pods "chat-1" is forbidden: admission webhook "policy" denied the request'
+    assert refused(None, words)["reason"] == "PolicyDenied"
+    told = refused(None, words, reason="FailedDelete")
+    assert (told["reason"], told.get("lastFailure")) == ("Pending", None)
 
 
 @pytest.mark.parametrize("names", [False, True])

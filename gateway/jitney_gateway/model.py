@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from jitney_gateway.launch import Launch
@@ -28,7 +28,8 @@ class Replica:
 @dataclass(frozen=True)
 class Model:
     """`progress` from 0 to 1 while it starts, `stage` in the words of the runtime, `message` the reason where it failed. `created` in Unix
-    time. `failing` is why the present start fails, although it may be tried again; empty where it does not."""
+    time. `failing` is why the present start fails, although it may be tried again; empty where it does not. A `foreign` one is of another
+    namespace: it is served here, and looked after where it was made."""
 
     uid: str
     launch: Launch
@@ -40,8 +41,8 @@ class Model:
     created: int = 0
     repository: str = ""
     context: int | None = None
-    serves: tuple[str, ...] = field(default=("chat", "generate"))
     failing: str = ""
+    foreign: bool = False
 
     def describe(self) -> Json:
         launch = self.launch
@@ -50,12 +51,12 @@ class Model:
             "address": self.replicas[0].address if self.replicas else None,
             "accelerators": [],
             "model_name": launch.name,
-            "model_lang": ["en"],
-            "model_ability": list(self.serves),
-            "model_description": "",
+            "model_lang": list(launch.languages),
+            "model_ability": list(launch.abilities),
+            "model_description": launch.description,
             "model_format": "pytorch",
             "model_size_in_billions": written_size(launch.size),
-            "model_family": launch.name,
+            "model_family": launch.family or launch.name,
             "quantization": launch.quantization,
             "multimodal_projector": None,
             "model_hub": "huggingface",
@@ -78,7 +79,7 @@ class Model:
             "model_name": self.launch.name,
             "model_uid": self.uid,
             "model_version": None,
-            "model_ability": list(self.serves),
+            "model_ability": list(self.launch.abilities),
             "replica": self.launch.replicas,
             "status": self.status,
             "instance_created_ts": self.created,

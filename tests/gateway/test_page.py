@@ -8,25 +8,25 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from hub.server import Hub, running_hub
 from jitney_gateway.server import keys
 from support.browser import opened, running_browser
 from support.local import NAME, Local, running_local, until
 from support.models import save_hollow, save_tiny, smollm2_folder
+from support.page import START, ask, card, running
 
 FILES = resources.files("jitney_gateway").joinpath("page")
 # Where pictures of the page go, when somebody asks for them (`make screenshots`).
 PICTURES = os.environ.get("JITNEY_SCREENSHOTS", "")
-# A model may need half a minute to start beside other tests.
-START = 150_000
 expect.set_options(timeout=30_000)
 NOBODY = {"model_engine": "transformers", "model_name": "tiny/nobody", "model_uid": "nobody"}
 DESKTOP = {"viewport": {"width": 1280, "height": 860}, "device_scale_factor": 1.5}
@@ -43,15 +43,6 @@ class Site:
     @property
     def url(self) -> str:
         return self.local.url
-
-    def running(self, uid: str) -> int:
-        """Requests that its runtimes have in their batches."""
-        (model,) = [model for model in httpx.get(f"{self.url}/v1/overview").json()["models"] if model["uid"] == uid]
-        return int(sum(replica["load"]["running"] for replica in model["replicas"] if replica["load"]))
-
-
-def card(page: Page, uid: str) -> Locator:
-    return page.locator("article.card").filter(has=page.get_by_role("heading", name=uid, exact=True))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +68,7 @@ def rider(site: Site) -> str:
         page.get_by_label("Repository or path").fill("tiny/rider")
         page.get_by_label("Name optional").fill("rider")
         page.get_by_label("Context tokens").fill("4096")
+        page.get_by_label("Requests in a batch").fill("2")
         expect(page.locator("#command")).to_contain_text("-n tiny/rider")
         expect(page.locator("#command")).to_contain_text("--max_model_len 4096")
         expect(page.locator("#fit")).to_contain_text("Not known yet")
@@ -147,13 +139,14 @@ def test_a_chat_streams_and_is_stopped(site: Site, rider: str, page: Page):
     assert page.locator("#messages").get_attribute("aria-busy") == "true"
     before = len(answer.inner_text())
     until(lambda: len(answer.inner_text()) > before + 50)
-    assert site.running(rider) == 1
+    assert running(site.url, rider) == 1
     stop.click()
     expect(page.locator(".assistant .figures")).to_contain_text("stopped")
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     assert page.locator("#messages").get_attribute("aria-busy") == "false"
+    expect(page.locator("#spoken")).to_have_text("The answer was stopped.")
     # The row is free again, and not only the page quiet.
-    until(lambda: site.running(rider) == 0)
+    until(lambda: running(site.url, rider) == 0)
     assert page.locator(".message.user").inner_text().strip().endswith("Tell me <b>everything</b>.")
     # The next answer knows what was said, and ends by itself.
     page.get_by_label("Longest answer").fill("6")
@@ -169,6 +162,7 @@ def test_a_chat_streams_and_is_stopped(site: Site, rider: str, page: Page):
     assert (body["max_tokens"], body["temperature"], body["top_p"]) == (6, 0.6, 0.85)
     figures = page.locator(".assistant .figures").last
     expect(figures).to_contain_text(re.compile(r"first token after \d+\.\d\d s · \d+\.\d tokens/s · 6 tokens · cut at the longest answer"))
+    expect(page.locator("#spoken")).to_have_text("The answer is complete.")
     page.get_by_role("link", name="Models", exact=True).click()
     first = card(page, rider).get_by_role("img", name=re.compile(r"First token over the last two minutes: now \d+\.\d\d s"))
     expect(first).to_be_visible()
@@ -208,6 +202,43 @@ def test_a_chat_that_is_refused_says_why(site: Site, rider: str, page: Page):
     page.get_by_label("Your message").fill("Hello")
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".message.assistant").get_by_role("alert")).to_contain_text("4096")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.locator("#spoken")).to_be_empty()
+
+
+def test_requests_of_others_are_seen_in_the_batch_and_before_it(site: Site, rider: str, page: Page):
+    expect(card(page, rider)).to_be_visible()
+    body = {"model": rider, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3900, "stream": True}
+    with ExitStack() as asked:
+        for _ in range(3):
+            asked.enter_context(httpx.stream("POST", f"{site.url}/v1/chat/completions", json=body, timeout=60))
+        told = "Requests over the last two minutes: now 2 in the batch. 1 waiting · room for 2"
+        chart = card(page, rider).get_by_role("img", name=told)
+        expect(chart).to_be_visible()
+        # Whose last word is how far from the top they end.
+        ends = "node => ['.line', '.second'].map((part) => node.querySelector(part).getAttribute('d').split(' ').at(-1))"
+        batch, waiting = (float(end) for end in chart.evaluate(ends))
+        assert batch < waiting < float(chart.locator(".base").get_attribute("y2") or 0)
+
+
+def test_a_look_at_the_memory_is_not_read_out(rider: str, page: Page):
+    expect(page.locator("#view-models").get_by_role("status")).to_contain_text("ready")
+    expect(page.locator("#models-memory")).to_have_text(re.compile(r"^\d+\.\d of \d+\.\d GiB memory free$"))
+    assert "GiB" not in "".join(page.get_by_role("status").all_inner_texts())
+
+
+def test_of_another_namespace_there_are_only_chats(site: Site, rider: str, page: Page):
+    """The rest is the real answer of a front door that has no other namespaces."""
+    seen = httpx.get(f"{site.url}/v1/overview").json()
+    (model,) = [model for model in seen["models"] if model["uid"] == rider]
+    seen["models"] += [model | {"uid": "home/slash"}, model | {"uid": "team/rider", "foreign": True}]
+    page.route("**/v1/overview", lambda route: route.fulfill(json=seen))
+    for uid, shown in ((rider, 1), ("home/slash", 1), ("team/rider", 0)):
+        made = card(page, uid)
+        expect(made.get_by_role("link", name="Chat")).to_be_visible()
+        for name in ("Log", "Terminate"):
+            expect(made.get_by_role("button", name=name)).to_have_count(shown)
+        expect(made.get_by_text("It lives in another namespace")).to_be_visible(visible=not shown)
 
 
 HOSTILE = """# Title <script>alert(1)</script>
@@ -247,7 +278,7 @@ def test_what_a_model_writes_becomes_nodes_and_never_markup(page: Page):
         "() => { const of = (tag) => [...window.made.querySelectorAll(tag)].map((node) => node.textContent);"
         " return {script: of('script, img, iframe, object'), links: [...window.made.querySelectorAll('a')].map((a) => [a.href, a.rel]),"
         " strong: of('strong'), em: of('em'), code: of('code'), inner: of('ol > li > ul > li'), two: of('ol > li:last-child > p'),"
-        " cells: of('td'), quote: of('blockquote'), heading: of('h3'), rules: of('hr').length,"
+        " cells: of('td'), quote: of('blockquote'), heading: of('h2'), rules: of('hr').length,"
         " attributes: [...window.made.querySelectorAll('*')].flatMap((node) => node.getAttributeNames()) }; }"
     )
     assert found["script"] == []
@@ -266,11 +297,48 @@ def test_what_a_model_writes_becomes_nodes_and_never_markup(page: Page):
     assert found["two"] == ["two", "with a second paragraph"]
     assert found["cells"] == ["1", "x"]
     assert found["rules"] == 1
+    assert page.evaluate("[...window.made.querySelectorAll('pre')].map((node) => [node.role, node.ariaLabel])") == [["region", "Code"]]
     text = page.evaluate("window.made.textContent")
     assert "<img src=x onerror=alert(1)>" in text
     assert "snake_case_name, 2 * 3 * 4" in text
     assert "[bad](javascript:alert(1))" in text
     assert "*no stars*" in text
+
+
+HEADINGS = {
+    "# C#": "<h2>C#</h2>",
+    "# a #": "<h2>a</h2>",
+    "## a ##  ": "<h3>a</h3>",
+    "# ##": "<h2></h2>",
+    "###### six": "<h6>six</h6>",
+    "#a": "<p>#a</p>",
+}
+# What a pattern would look through again and again: begins without an end, spaces that two parts of it could take.
+LONG = {
+    "bold": "**a " * 5000,
+    "bold of the other kind": "__a " * 5000,
+    "italic": "*a " * 6000,
+    "italic of the other kind": "_a " * 6000,
+    "heading": f"# a{' ' * 19_000}b",
+    "link": f"[a]({' ' * 19_000}b",
+    "table": f"a|b\n{' ' * 9000}-{' ' * 9000}b",
+}
+MILLISECONDS = """async texts => {
+    const {markdown} = await import('/page/markdown.js');
+    const took = (text) => { const begun = performance.now(); markdown(text); return performance.now() - begun; };
+    return texts.map((text) => Math.min(...Array.from({length: 5}, () => took(text))));
+}"""
+
+
+def test_signs_at_the_end_of_a_heading_are_its_own_where_no_space_is_before_them(page: Page):
+    told = "async text => (await import('/page/markdown.js')).markdown(text).map((node) => node.outerHTML).join('')"
+    assert {text: page.evaluate(told, text) for text in HEADINGS} == HEADINGS
+
+
+def test_no_text_takes_much_longer_than_an_ordinary_one(page: Page):
+    """Which is compared with in the same run, on the same machine. What takes the square of its length takes 7 times as long or more."""
+    usual, *others = page.evaluate(MILLISECONDS, ["**a** b " * 2500, *LONG.values()])
+    assert not [(name, took, usual) for name, took in zip(LONG, others, strict=True) if took > 4 * usual]
 
 
 CUT = """async ([text, size]) => {
@@ -309,6 +377,18 @@ def test_a_phone_and_a_keyboard_are_enough(site: Site, rider: str):
                 assert box["height"] >= 44 or "skip" in label, label
             unnamed = "[...document.querySelectorAll('input, select, textarea')].filter((node) => !node.labels.length).length"
             assert page.evaluate(unnamed) == 0
+        # Nobody's screen is half a keyboard after an answer, and without Shift Enter is a new line.
+        page.get_by_label("Longest answer").fill("6")
+        page.locator("summary").click()
+        question, send = page.get_by_label("Your message"), page.get_by_role("button", name="Send")
+        question.fill("One")
+        question.press("Enter")
+        expect(question).to_have_value("One\n")
+        expect(page.locator(".message")).to_have_count(0)
+        question.press_sequentially("two")
+        send.tap()
+        expect(page.locator(".assistant .figures")).to_be_visible()
+        expect(send).to_be_focused()
     with opened(site.browser, site.url) as page:
         expect(card(page, rider)).to_be_visible()
         reached = []
@@ -321,18 +401,88 @@ def test_a_phone_and_a_keyboard_are_enough(site: Site, rider: str):
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 def test_who_likes_it_dark_has_it_dark_and_others_light(site: Site, rider: str, scheme: str):
-    look = "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color]"
-    # Of each view what has a colour of its own behind it.
-    places = {"models": "article.card", "launch": "#launch-form, aside.verdict", "chat": "#settings"}
     with opened(site.browser, site.url, color_scheme=scheme) as page:
         expect(card(page, rider)).to_be_visible()
-        for view, own in places.items():
+        for view in ("models", "launch", "chat"):
             page.goto(f"{site.url}/#{view}")
             expect(page.locator(f"#view-{view}")).to_be_visible()
-            for place in (page.locator("body"), *page.locator(own).all()):
-                behind, ink = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in place.evaluate(look))
-                assert (behind < 150, ink > 600) == ((True, True) if scheme == "dark" else (False, False)), (view, behind, ink)
-                assert abs(behind - ink) > 450, (view, behind, ink)
+            seen = [(words, luminance(ink, behind, part), luminance(behind)) for words, ink, behind, part in page.evaluate(TEXTS)]
+            assert len(seen) > 10
+            for words, ink, behind in seen:
+                assert (max(ink, behind) + 0.05) / (min(ink, behind) + 0.05) >= 4.5, (view, words, ink, behind)
+            assert (luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) < 0.5) == (scheme == "dark")
+
+
+# What can be read: its words, their colour, the colour behind them, and the part of theirs that is seen. What is disabled is left out.
+TEXTS = """() => [...document.querySelectorAll('body *')].flatMap((node) => {
+    const written = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!node.checkVisibility() || node.matches(':disabled') || !(written || node.placeholder)) return [];
+    let behind = node;
+    while (!getComputedStyle(behind).backgroundColor.startsWith('rgb(')) behind = behind.parentElement;
+    const style = getComputedStyle(node, written ? null : '::placeholder');
+    return [[node.textContent.trim() || node.placeholder, style.color, getComputedStyle(behind).backgroundColor, Number(style.opacity)]];
+})"""
+
+
+def luminance(colour: str, behind: str = "rgb(0, 0, 0)", part: float = 1) -> float:
+    """From 0 to 1, as WCAG has it; of the colour that comes of `part` of the one over the other."""
+    pairs = zip(*([int(figure) for figure in re.findall(r"\d+", text)] for text in (colour, behind)), strict=True)
+    shares = [(part * over + (1 - part) * under) / 255 for over, under in pairs]
+    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_colours_of_ones_own_leave_nothing_untold(site: Site, rider: str):
+    """What else is told by the colour behind it has a border."""
+    border = "node => getComputedStyle(node).borderTopStyle + getComputedStyle(node).borderTopWidth"
+    with opened(site.browser, f"{site.url}/#launch", forced_colors="active") as page:
+        expect(page.locator("#view-launch")).to_be_visible()
+        assert page.locator("nav a").evaluate_all(f"nodes => nodes.map({border})") == ["none0px", "solid2px", "none0px"]
+        assert page.locator(".segments span").evaluate_all(f"nodes => nodes.map({border})") == ["solid2px", "none0px"]
+        assert page.locator("progress").first.evaluate(border) == "solid1px"
+        # And the focus is told on them still.
+        for place, shown in (("nav a[aria-current]", "nav a[aria-current]"), ("[name=source]", "[name=source]:checked + span")):
+            outline = page.locator(shown).evaluate_handle("node => getComputedStyle(node)")
+            assert outline.evaluate("style => style.outlineStyle") == "none"
+            tab_to(page, place, "Shift+Tab" if "nav" in place else "Tab")
+            assert outline.evaluate("style => style.outlineStyle") == "solid"
+
+
+def test_nothing_lies_under_a_notch(site: Site, rider: str):
+    for view, narrow in (("models", False), ("launch", False), ("chat", True)):
+        size = {"width": 600 if narrow else 844, "height": 390}
+        with opened(site.browser, f"{site.url}/#{view}", **PHONE | {"viewport": size}) as page:
+            insets = {"left": 47, "leftMax": 47, "right": 47, "rightMax": 47}
+            page.context.new_cdp_session(page).send("Emulation.setSafeAreaInsetsOverride", {"insets": insets})
+            expect(page.locator(f"#view-{view}")).to_be_visible()
+            until(lambda page=page: page.locator(".brand").bounding_box()["x"] > 47)
+            for place in page.locator("nav a:visible, main :is(h1, p, button, a, input):visible, #connection").all():
+                box = place.bounding_box()
+                assert box
+                assert box["x"] >= 47, place
+                assert box["x"] + box["width"] <= size["width"] - 47, place
+
+
+def test_the_skip_link_stays_in_its_view(site: Site, page: Page):
+    for view in ("launch", "chat"):
+        page.goto(f"{site.url}/#{view}")
+        expect(page.locator(f"#view-{view}")).to_be_visible()
+        tab_to(page, ".skip", "Shift+Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#main")).to_be_focused()
+        expect(page.locator(f"#view-{view}")).to_be_visible()
+
+
+def test_an_address_that_says_nothing_is_looked_at_all_the_same(site: Site):
+    for part, view in (("chat/%", "chat"), ("constructor", "models"), ("chat/%E0%A4%A", "chat")):
+        with opened(site.browser, f"{site.url}/#{part}") as page:
+            expect(page.locator(f"#view-{view}")).to_be_visible()
+            expect(page.locator("#connection")).to_contain_text("connected ·")
+
+
+def test_what_scrolls_by_itself_has_a_name(page: Page):
+    told = "[...document.querySelectorAll('[tabindex=\"0\"]')].map((node) => [node.role, Boolean(node.ariaLabel)])"
+    assert page.evaluate(told) == [["region", True], ["log", True], ["region", True]]
 
 
 def tab_to(page: Page, place: str, key: str = "Tab") -> None:
@@ -372,7 +522,7 @@ def test_a_model_is_launched_asked_stopped_and_ended_by_the_keyboard_alone(site:
     tab_to(page, "#stop")
     press("Enter")
     expect(page.locator(".assistant .figures")).to_contain_text("stopped")
-    until(lambda: site.running("typed") == 0)
+    until(lambda: running(site.url, "typed") == 0)
     tab_to(page, "a[href='#models']", "Shift+Tab")
     press("Enter")
     expect(launched).to_be_visible()
@@ -392,6 +542,13 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(site: Site, tmp_path: Path):
         opened(site.browser, local.url) as page,
     ):
         dialog = page.get_by_role("dialog")
+        dialog.get_by_role("button", name="Cancel").click()
+        # What the next look would open stands when the one after it has its answer.
+        for _ in range(2):
+            with page.expect_response("**/v1/overview"):
+                pass
+        assert not dialog.is_visible()
+        page.get_by_role("button", name="API key").click()
         for given, told in (("jk-wrong", "the API key is wrong"), (secret, "")):
             dialog.get_by_label("Key", exact=True).fill(given)
             dialog.get_by_role("button", name="Use this key").click()
@@ -435,10 +592,12 @@ def test_screenshots(tmp_path: Path):
             body = NAME | {"model_uid": "assistant", "model_path": str(smollm2_folder()), "max_model_len": 2048}
             httpx.post(f"{local.url}/v1/models", json=body, timeout=300).raise_for_status()
             with opened(browser, f"{local.url}/#chat/assistant", color_scheme="dark", **DESKTOP) as page:
-                _ask(page, "Write a Python function that reverses a string, then explain it in three short bullet points.")
+                ask(page, "Write a Python function that reverses a string, then explain it in three short bullet points.")
+                _rest(page)
                 page.screenshot(path=f"{PICTURES}/chat.png")
             with opened(browser, f"{local.url}/#chat/assistant", **HANDHELD) as page:
-                _ask(page, "What is the capital of France, and what is it known for?")
+                ask(page, "What is the capital of France, and what is it known for?")
+                _rest(page)
                 page.screenshot(path=f"{PICTURES}/phone.png")
             with opened(browser, f"{local.url}/#launch", **DESKTOP) as page:
                 expect(page.locator("#fit")).to_contain_text("It fits", timeout=60_000)
@@ -456,11 +615,8 @@ def test_screenshots(tmp_path: Path):
             hub.pace = 0
 
 
-def _ask(page: Page, text: str) -> None:
-    page.locator("#temperature").evaluate("node => { node.value = 0; node.dispatchEvent(new Event('input', {bubbles: true})); }")
-    page.get_by_label("Your message").fill(text)
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator(".assistant .figures")).to_be_visible(timeout=120_000)
+def _rest(page: Page) -> None:
+    """Nothing on the picture shows where somebody's cursor was."""
     page.locator("#chat-title").evaluate("node => node.focus()")
     page.mouse.move(0, 0)
 

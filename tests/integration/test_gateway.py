@@ -119,6 +119,14 @@ async def test_a_launch_goes_on_after_a_failure_that_is_over(namespace: Namespac
         await waiting
 
 
+async def test_a_launch_that_the_operator_does_not_accept_is_the_requests_fault(operator: Operator, backend: KubernetesBackend):
+    await backend.launch(Launch("nope", uid="nope", size="7"))
+    async with asyncio.timeout(30):
+        with pytest.raises(GatewayError, match="nope") as told:
+            await backend.ready("nope")
+    assert (told.value.status, told.value.code) == (400, "launch_failed")
+
+
 async def test_a_launch_that_keeps_failing_is_told(namespace: Namespace, operator: Operator, backend: KubernetesBackend):
     await launched(backend, namespace, operator)
     children.set_container(namespace, PULLING)

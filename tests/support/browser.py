@@ -12,8 +12,9 @@ from typing import Any
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 INSTALL = Path(__file__).parents[2] / "e2e" / "install-chromium.sh"
-# Told of every answer that is an error, and such answers are what some tests are about.
-EXPECTED = "Failed to load resource"
+# Told of every answer that is an error, and such answers are what some tests are about; and of a page that comes over plain HTTP from
+# elsewhere than this machine, as a cluster's does.
+EXPECTED = ("Failed to load resource", "The Cross-Origin-Opener-Policy header has been ignored")
 # The browser's own word for what the page's policy has kept from happening.
 LISTEN = "document.addEventListener('securitypolicyviolation', e => console.error('policy', e.violatedDirective, e.blockedURI))"
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Self
 from urllib.parse import urlencode
 
@@ -96,7 +97,9 @@ class KubernetesBackend:
             if model.status == READY:
                 return
             if model.status == ERROR:
-                raise GatewayError(500, model.message, code="launch_failed")
+                # What the operator does not accept is the request's fault, as on one machine.
+                status = 400 if manifest.refused_spec(body) else 500
+                raise GatewayError(status, model.message, code="launch_failed")
             if reason := failure.lasting(model.failing, loop.time()):
                 raise GatewayError(500, reason, code="launch_failed")
             with contextlib.suppress(TimeoutError):
@@ -190,7 +193,8 @@ class KubernetesBackend:
 
     def _model(self, body: Json, names: Names) -> Model:
         pods = tuple(Replica(pod.name, pod.address, READY if pod.ready else LOADING) for pod in self.sight.pods(body))
-        return manifest.model_of(body, names.uid_of(body), pods)
+        model = manifest.model_of(body, names.uid_of(body), pods)
+        return replace(model, foreign=body["metadata"]["namespace"] != self._home)
 
     # Where chats go
 

@@ -1,12 +1,14 @@
 """The only file that speaks to Kubernetes.
 
-What the front door's role must allow, in its own namespace, and, but for create and delete, in every other that it serves:
-  serving.jitney.dev  modeldeployments        list watch create delete, and patch  (to have one woken that scales with its load)
+What the front door's role must allow in every namespace that it serves:
+  serving.jitney.dev  modeldeployments        list watch, and patch  (to have one woken that scales with its load)
   serving.jitney.dev  modeldeployments/scale  get patch  (to wake a model, and for its replicas)
   discovery.k8s.io    endpointslices          list watch
+In its own namespace only, also:
+  serving.jitney.dev  modeldeployments        create delete
   ""                  pods                    list       (to find the one whose log is asked for)
   ""                  pods/log                get
-  ""                  configmaps              create, and get patch of jitney-registrations, in its own namespace only
+  ""                  configmaps              create, and get patch of jitney-registrations
 """
 
 from __future__ import annotations

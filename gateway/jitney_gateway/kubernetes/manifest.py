@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,9 @@ API = f"/apis/{GROUP}/{VERSION}"
 LABEL = f"{GROUP}/model-deployment"
 # What a launch called it, where the spec says only where the weights are.
 NAME, SIZE = f"{GROUP}/model-name", f"{GROUP}/model-size"
+# How a custom model's family describes it, as JSON: by these names of the launch's fields.
+DESCRIBED = f"{GROUP}/model-described"
+DESCRIBING = {"model_family": "family", "model_ability": "abilities", "model_lang": "languages", "model_description": "description"}
 # Read by the operator where a model scales with its load: each new value is a new call for a replica.
 WANTED = f"{GROUP}/wanted-at"
 # A Service gets this name, and needs room for a pod's suffix.
@@ -51,9 +55,32 @@ def resource(launch: Launch, uid: str, namespace: str) -> Json:
     }
     metadata: Json = {"name": name_of(uid), "namespace": namespace}
     if launch.model_path:
-        metadata["annotations"] = {NAME: launch.name} | ({SIZE: launch.size} if launch.size else {})
+        metadata["annotations"] = {NAME: launch.name} | ({SIZE: launch.size} if launch.size else {}) | _described(launch)
     body = {name: value for name, value in spec.items() if value is not None}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": body}
+
+
+def _described(launch: Launch) -> dict[str, str]:
+    """Kept with the model: its family may be forgotten while it is served."""
+    usual = Launch(launch.name)
+    said = {key: getattr(launch, name) for key, name in DESCRIBING.items() if getattr(launch, name) != getattr(usual, name)}
+    return {DESCRIBED: json.dumps(said, ensure_ascii=False)} if said else {}
+
+
+def _description(text: str) -> Json:
+    """Fields of a launch. A person may have written anything there, and only what can be one is taken."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    found: Json = {}
+    for key, name in DESCRIBING.items() if isinstance(said, dict) else ():
+        value, several = said.get(key), name in ("abilities", "languages")
+        if several and isinstance(value, list) and value and all(isinstance(word, str) for word in value):
+            found[name] = tuple(value)
+        elif not several and isinstance(value, str):
+            found[name] = value
+    return found
 
 
 def _reference(launch: Launch) -> str:
@@ -75,6 +102,13 @@ def path(body: Json) -> str:
     return f"{API}/namespaces/{body['metadata']['namespace']}/{PLURAL}/{body['metadata']['name']}"
 
 
+def refused_spec(body: Json) -> bool:
+    """Whether the operator has looked at the newest spec and does not accept it."""
+    status = body.get("status", {})
+    current = status.get("observedGeneration") == body["metadata"].get("generation")
+    return current and any(entry["type"] == "Accepted" and entry["status"] == "False" for entry in status.get("conditions", ()))
+
+
 def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
     """A ModelDeployment, whoever made it, and its pods."""
     spec, status, metadata = body["spec"], body.get("status", {}), body["metadata"]
@@ -92,6 +126,7 @@ def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
         max_num_seqs=spec.get("maxNumSeqs", 16),
         max_model_len=resolved.get("maxModelLen"),
         revision=resolved.get("revision"),
+        **_description(called.get(DESCRIBED, "{}")),
     )
     ready, answers = found.get("Ready", {}), found.get("Available", {}).get("status") == "True"
     words = status.get("progress", "")

@@ -14,6 +14,7 @@ const VIEWS = { models: "Models", launch: "Launch", chat: "Chat" };
 let timer = 0;
 let looking = false;
 let expected = null;
+let offered = false;
 
 async function look() {
   if (looking) return;
@@ -45,8 +46,8 @@ async function look() {
 }
 
 function route(event) {
-  const [view, uid] = location.hash.slice(1).split("/");
-  const name = view in VIEWS ? view : "models";
+  const [view, uid = ""] = location.hash.slice(1).split("/");
+  const name = Object.hasOwn(VIEWS, view) ? view : "models";
   for (const other of Object.keys(VIEWS)) show(find(`view-${other}`), other === name);
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
@@ -55,11 +56,21 @@ function route(event) {
   if (name !== "models") expected = null;
   document.title = `${VIEWS[name]} · Jitney`;
   document.body.dataset.view = name;
-  if (uid) chatting.choose(decodeURIComponent(uid));
+  const wanted = decoded(uid);
+  if (wanted) chatting.choose(wanted);
   if (event && !expected) find(`${name}-title`).focus({ preventScroll: true });
   if (event) scrollTo(0, 0);
   if (name === "launch") launching.enter().catch((error) => problem(error));
   if (name === "chat") chatting.enter();
+}
+
+/** Empty where it cannot be, such as "%". */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return "";
+  }
 }
 
 function problem(error) {
@@ -78,7 +89,10 @@ function launched(uid) {
 async function askForKey() {
   if (!(await api.auth().catch(() => false))) return;
   show(find("key-open"), true);
-  if (!api.key.get() && !document.querySelector("dialog[open]")) openKey();
+  // By itself it opens once: whoever has closed it knows the button.
+  if (offered || api.key.get() || document.querySelector("dialog[open]")) return;
+  offered = true;
+  openKey();
 }
 
 function openKey() {
@@ -104,6 +118,11 @@ find("address").append(copyButton(() => address));
 launching.begin(launched);
 chatting.begin();
 beginKey();
+document.querySelector(".skip").addEventListener("click", (event) => {
+  // As a link it would be a hash, which is a view here.
+  event.preventDefault();
+  find("main").focus();
+});
 addEventListener("hashchange", route);
 document.addEventListener("visibilitychange", () => !document.hidden && look());
 document.addEventListener("look", look);

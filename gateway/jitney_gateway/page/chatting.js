@@ -12,6 +12,9 @@ const SETTINGS = ["chat-model", "system", "temperature", "top-p", "max-tokens"];
 let talk = [];
 let running = null;
 
+// Where it is, a focused text field raises a keyboard over half of the page, which has no Shift + Enter.
+const byTouch = () => matchMedia("(pointer: coarse)").matches;
+
 export function begin() {
   restore();
   find("composer").addEventListener("submit", (event) => {
@@ -20,7 +23,7 @@ export function begin() {
   });
   find("question").addEventListener("keydown", (event) => {
     // While an input method composes, Enter is its own.
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !byTouch()) {
       event.preventDefault();
       find("composer").requestSubmit();
     }
@@ -35,6 +38,7 @@ export function begin() {
   });
   // On a phone the settings would stand before the conversation.
   if (matchMedia("(max-width: 860px)").matches) find("settings").open = false;
+  if (byTouch()) say(find("question-hint"), "Answers may be wrong.");
   settle();
   paint();
 }
@@ -63,7 +67,7 @@ export function choose(uid) {
 }
 
 export function enter() {
-  if (!matchMedia("(pointer: coarse)").matches) find("question").focus();
+  if (!byTouch()) find("question").focus();
   grow();
 }
 
@@ -104,7 +108,7 @@ function anew() {
   talk = [];
   keep();
   paint();
-  find("question").focus();
+  if (!byTouch()) find("question").focus();
 }
 
 function grow() {
@@ -178,23 +182,25 @@ async function send(text) {
   find("messages").lastChild.replaceWith(bubble.node);
   bottom();
   running = new AbortController();
-  busy(true);
-  await listen(answer, bubble, running.signal);
+  busy(true, "The model is answering.");
+  const ended = await listen(answer, bubble, running.signal);
   running = null;
-  busy(false);
+  // Why it failed is an alert of its own.
+  busy(false, answer.failed ? "" : ended === "stopped" ? "The answer was stopped." : "The answer is complete.");
   delete answer.open;
   bubble.draw();
   keep();
 }
 
-function busy(now) {
+/** Told with `words`. */
+function busy(now, words) {
   // Read out when it is whole, not word by word.
   find("messages").setAttribute("aria-busy", String(now));
   const stop = document.activeElement === find("send") || document.activeElement === find("stop");
   show(find("send"), !now);
   show(find("stop"), now);
-  if (stop) find(now ? "stop" : "question").focus();
-  say(find("spoken"), now ? "The model is answering." : "The answer is complete.");
+  if (stop) find(now ? "stop" : byTouch() ? "send" : "question").focus();
+  say(find("spoken"), words);
 }
 
 function asked(uid) {
@@ -210,6 +216,7 @@ function asked(uid) {
   };
 }
 
+/** Why it ended, in the runtime's word or "stopped"; empty where that was not said. */
 async function listen(answer, bubble, signal) {
   const begun = performance.now();
   let first = 0;
@@ -236,6 +243,7 @@ async function listen(answer, bubble, signal) {
     else answer.failed = error.message;
   }
   answer.figures = told(first ? first - begun : 0, first ? performance.now() - first : 0, tokens, ended);
+  return ended;
 }
 
 /** Milliseconds as this page has measured them: to the first token, and from there to the end. */

@@ -39,7 +39,6 @@ export class Load {
       const rate = raw === null ? null : lately.reduce((all, value) => all + value, 0) / lately.length;
       this.samples.push({ at, raw, rate, running: sum("running"), waiting: sum("waiting"), first: count > 0 ? spent / count : null });
     }
-    this.kv = told.length ? sum("kv_cache") / told.length : null;
     this.samples = this.samples.filter((sample) => at - sample.at <= WINDOW);
     this.measured = this.measured.filter((dot) => at - dot.at <= WINDOW);
   }

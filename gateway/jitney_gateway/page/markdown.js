@@ -13,11 +13,12 @@ export function markdown(text) {
 }
 
 const FENCE = /^ {0,3}(```+|~~~+)\s*([^\s`]*)/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
+const HEADING = /^ {0,3}(#{1,6})\s+(\S.*)?$/;
 const RULE = /^ {0,3}([-*_])(\s*\1){2,}\s*$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])(\s+|$)(.*)$/;
 const QUOTE = /^ {0,3}> ?(.*)$/;
-const DIVIDER = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
+// Of a line without spaces around it.
+const DIVIDER = /^\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?$/;
 
 function blocks(lines, depth) {
   if (depth > DEEPEST) return [paragraph(lines)];
@@ -33,8 +34,8 @@ function blocks(lines, depth) {
       made.push(code(lines.slice(at + 1, end).join("\n"), found[2]));
       at = end + 1;
     } else if ((found = HEADING.exec(line))) {
-      // The page has its own first two levels.
-      made.push(element(`h${Math.min(6, found[1].length + 2)}`, {}, inline(found[2], depth)));
+      // The page has its own first level.
+      made.push(element(`h${Math.min(6, found[1].length + 1)}`, {}, inline(title(found[2] ?? ""), depth)));
       at += 1;
     } else if (RULE.test(line)) {
       made.push(element("hr"));
@@ -47,7 +48,7 @@ function blocks(lines, depth) {
       const end = listEnd(lines, at);
       made.push(list(lines.slice(at, end), depth));
       at = end;
-    } else if (line.includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && DIVIDER.test(lines[at + 1])) {
+    } else if (line.includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && DIVIDER.test(lines[at + 1].trim())) {
       const end = until(lines, at, (next) => !next.includes("|"));
       made.push(table(lines.slice(at, end), depth));
       at = end;
@@ -61,6 +62,9 @@ function blocks(lines, depth) {
 }
 
 const starts = (line) => FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || ITEM.test(line);
+
+/** Without the signs that may close a heading; those of `C#` are its own. */
+const title = (text) => text.trimEnd().replace(/(^|\s)#+$/, "").trimEnd();
 
 function until(lines, from, ends) {
   let at = from;
@@ -108,13 +112,14 @@ function list(lines, depth) {
 function listed(item, depth) {
   const made = blocks(item.lines, depth + 1);
   // An item of one paragraph needs no paragraph.
-  const plain = made.flatMap((node) => (node.tagName === "P" && !item.lines.includes("") ? [...node.childNodes] : [node]));
+  const loose = item.lines.includes("");
+  const plain = made.flatMap((node) => (node.tagName === "P" && !loose ? [...node.childNodes] : [node]));
   return element("li", {}, plain);
 }
 
 function code(text, language) {
   const head = element("div", { class: "code-head" }, element("span", {}, language || "text"), copyButton(() => text));
-  return element("div", { class: "code" }, head, element("pre", { tabindex: "0" }, element("code", {}, text)));
+  return element("div", { class: "code" }, head, element("pre", { tabindex: "0", role: "region", "aria-label": "Code" }, element("code", {}, text)));
 }
 
 function table(lines, depth) {
@@ -133,41 +138,64 @@ function paragraph(lines, depth = DEEPEST + 1) {
 const INLINE = new RegExp(
   [
     /\\([\\`*_#~[\]|>!])/, // 1: an escaped sign
-    /(?<!`)(`+)(?!`)(.+?)(?<!`)\2(?!`)/, // 2, 3: code
-    /!?\[([^[\]]*)\]\(\s*<?([^\s<>()]*(?:\([^\s()]*\)[^\s<>()]*)*)>?(?:\s+"[^"]*")?\s*\)/, // 4, 5: a link; of a picture only the link
-    /(\*\*|__)(?=\S)(.+?)(?<=\S)\6(?!\*)/, // 6, 7: bold
-    /\*(?=[^\s*])(.+?)(?<=[^\s])\*(?!\*)/, // 8: italic
-    /(?<![\p{L}\p{N}_])_(?=[^\s_])(.+?)(?<=\S)_(?![\p{L}\p{N}_])/, // 9: italic, but not inside snake_case
-    /~~(?=\S)(.+?)~~/, // 10: struck out
-    /(https?:\/\/[^\s<>"`]*[^\s<>"`.,;:!?)\]}'*_])/, // 11: an address as it is
+    /!?\[([^[\]]*)\]\(\s*<?([^\s<>()]+(?:\([^\s()]*\)[^\s<>()]*)*)>?(?:\s+"[^"]*")?\s*\)/, // 2, 3: a link; of a picture only the link
+    /(https?:\/\/[^\s<>"`]*[^\s<>"`.,;:!?)\]}'*_])/, // 4: an address as it is
+    /((?<!`)`+|(?:\*\*|__|~~)(?=\S)|\*(?=[^\s*])|(?<![\p{L}\p{N}_])_(?=[^\s_]))/, // 5: what begins one of the marks
   ]
     .map((part) => part.source)
     .join("|"),
   "gu",
 );
+// How they end: `_` is also part of snake_case. Ends are looked for one by one, since a pattern for begin and end together would look through
+// all the rest at each begin that has no end.
+const MARKS = {
+  "**": { tag: "strong", end: /(?<=\S)\*\*(?!\*)/g },
+  __: { tag: "strong", end: /(?<=\S)__(?!_)/g },
+  "*": { tag: "em", end: /(?<=\S)\*(?!\*)/g },
+  _: { tag: "em", end: /(?<=\S)_(?![\p{L}\p{N}_])/gu },
+  "~~": { tag: "s", end: /~~/g },
+};
 
 function inline(text, depth) {
   if (depth > DEEPEST || text.length > LONGEST) return [text];
   const made = [];
-  let from = 0;
-  for (const found of text.matchAll(INLINE)) {
-    made.push(text.slice(from, found.index), marked(found, depth + 1));
-    from = found.index + found[0].length;
+  // What has no end behind one place has none behind a later one.
+  const endless = new Set();
+  let [from, at, found] = [0, 0, null];
+  while ((found = first(INLINE, text, at))) {
+    const [whole, escaped, label, target, address, mark] = found;
+    at = found.index + whole.length;
+    let node = escaped;
+    if (mark !== undefined) {
+      const end = endless.has(mark) ? null : first(ending(mark), text, at + 1);
+      if (!end) {
+        endless.add(mark);
+        at = found.index + 1;
+        continue;
+      }
+      node = marked(mark, text.slice(at, end.index), depth + 1);
+      at = end.index + end[0].length;
+    } else if (escaped === undefined) {
+      node = (label === undefined ? link(address, [address]) : link(target, inline(label, depth + 1))) ?? whole;
+    }
+    made.push(text.slice(from, found.index), node);
+    from = at;
   }
   made.push(text.slice(from));
   return made.filter((part) => part !== "");
 }
 
-function marked(found, depth) {
-  const [whole, escaped, , written, label, target, , bold, starred, underlined, struck, address] = found;
-  if (escaped !== undefined) return escaped;
-  if (written !== undefined) return element("code", {}, written.length > 2 ? written.replace(/^ (.*) $/, "$1") : written);
-  if (label !== undefined) return link(target, inline(label, depth)) ?? whole;
-  if (bold !== undefined) return element("strong", {}, inline(bold, depth));
-  if (starred !== undefined) return element("em", {}, inline(starred, depth));
-  if (underlined !== undefined) return element("em", {}, inline(underlined, depth));
-  if (struck !== undefined) return element("s", {}, inline(struck, depth));
-  return link(address, [address]) ?? whole;
+function first(pattern, text, from) {
+  pattern.lastIndex = from;
+  return pattern.exec(text);
+}
+
+/** Of code, as many backticks as began it. */
+const ending = (mark) => MARKS[mark]?.end ?? new RegExp(`(?<!\`)${mark}(?!\`)`, "g");
+
+function marked(mark, text, depth) {
+  if (MARKS[mark]) return element(MARKS[mark].tag, {}, inline(text, depth));
+  return element("code", {}, text.length > 2 ? text.replace(/^ (.*) $/, "$1") : text);
 }
 
 /** null where it goes anywhere but to http or https. */

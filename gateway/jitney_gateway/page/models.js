@@ -35,7 +35,9 @@ export function showModels(seen) {
   });
   show(find("models-none"), !seen.models.length);
   show(find("address"), seen.models.length > 0);
-  say(find("models-summary"), summary(seen));
+  say(find("models-summary"), counted(seen));
+  // Not read out: it is another figure at each look.
+  say(find("models-memory"), seen.machines.map(({ free, memory }) => `${gib(free)} of ${gib(memory)} GiB memory free`).join(" · "));
 }
 
 /** Whether it could be: it may not be listed yet, or its view not be shown. */
@@ -45,12 +47,10 @@ export function focusModel(uid) {
   return name !== undefined && document.activeElement === name;
 }
 
-function summary({ models, machines }) {
+function counted({ models }) {
   const counts = {};
   for (const { status } of models) counts[WORDS[status]] = (counts[WORDS[status]] ?? 0) + 1;
-  const parts = Object.entries(counts).map(([word, count]) => `${count} ${word.toLowerCase()}`);
-  for (const { free, memory } of machines) parts.push(`${gib(free)} of ${gib(memory)} GiB memory free`);
-  return parts.join(" · ");
+  return Object.entries(counts).map(([word, count]) => `${count} ${word.toLowerCase()}`).join(" · ");
 }
 
 const gib = (bytes) => (bytes / 2 ** 30).toFixed(1);
@@ -58,8 +58,6 @@ const gib = (bytes) => (bytes / 2 ** 30).toFixed(1);
 class Card {
   constructor(uid) {
     this.uid = uid;
-    // Of another namespace: it is served here, and managed where it was made.
-    this.foreign = uid.includes("/");
     this.name = element("h2", { tabindex: "-1", id: `model-${uid}` }, uid);
     this.badge = element("span", { class: "badge" });
     this.facts = element("p", { class: "facts" });
@@ -72,8 +70,8 @@ class Card {
     this.chat = element("a", { class: "button primary", href: `#chat/${encodeURIComponent(uid)}` }, "Chat");
     this.log = element("button", { type: "button", onclick: () => showLog(uid) }, "Log");
     this.end = element("button", { type: "button", class: "quiet danger", onclick: () => this.ask() }, "Terminate");
-    this.note = this.foreign ? element("p", { class: "muted" }, "It lives in another namespace, and is changed and ended there, by kubectl.") : null;
-    const actions = element("div", { class: "actions" }, this.chat, this.log, this.foreign ? null : this.end);
+    this.note = element("p", { class: "muted" }, "It lives in another namespace, and is looked after and ended there, by kubectl.");
+    const actions = element("div", { class: "actions" }, this.chat, this.log, this.end);
     this.node = element(
       "article",
       { class: "panel card", "aria-labelledby": this.name.id },
@@ -105,6 +103,10 @@ class Card {
     this.list(replicas);
     this.chat.classList.toggle("primary", ready);
     show(this.chat, status !== "ERROR");
+    // The front door may neither read logs nor delete there.
+    show(this.note, model.foreign);
+    show(this.log, !model.foreign);
+    show(this.end, !model.foreign);
     say(this.end, status === "ERROR" ? "Remove" : "Terminate");
     this.end.disabled = Boolean(this.ending);
   }

@@ -82,6 +82,7 @@ def entry(model: Model, loads: dict[str, Json | None]) -> Json:
         "progress": model.progress,
         "message": model.message,
         "created": model.created,
+        "foreign": model.foreign,
         "replicas": [replica_entry(replica, loads.get(replica.address)) for replica in model.replicas],
     }
 

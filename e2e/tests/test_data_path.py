@@ -24,8 +24,12 @@ from cluster.target import Cluster
 NAME, SECRET = "shared", "front-door-keys"
 # Of each of two pods: rows, and requests that may wait for one.
 ROWS, WAITING = 2, 1
+# It looks after its pods' volumes every 60 to 90 seconds.
+KUBELET_SECONDS = 180
 CHATS = "/v1/chat/completions"
 ENDLESS = {"max_tokens": 4000, "ignore_eos": True, "temperature": 1}
+# A key, and its entry in the file of keys.
+MadeKey = tuple[str, dict[str, Any]]
 # Long enough to be worth finding again.
 INSTRUCTIONS = "You answer in one word, and you are sure of it. " * 8
 
@@ -85,25 +89,43 @@ def body(*messages: str, **more: Any) -> dict[str, Any]:
     return {"model": NAME, "messages": turns, "max_tokens": 2, "temperature": 0, **more}
 
 
+@dataclass(frozen=True)
+class Keys:
+    """Each with its entry. `new` takes the place of `old` while the front door runs, and with it its id."""
+
+    all: MadeKey
+    others: MadeKey
+    old: MadeKey
+    new: MadeKey
+
+
 @pytest.fixture(scope="module")
-def served(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[Served]:
+def keys() -> Keys:
+    return Keys(made_key("all"), made_key("others", "--model", "other-*"), made_key("changing"), made_key("changing"))
+
+
+def listing(*keys: MadeKey) -> dict[str, str]:
+    """A Secret's data."""
+    return {"keys.yaml": json.dumps({"keys": [entry for _, entry in keys]})}
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, kubectl: Kubectl, operator: None, keys: Keys) -> Iterator[Served]:
     """Loading while the front door is installed. Its keys come from a Secret."""
-    (key, entry), (other_key, other_entry) = made_key("all"), made_key("others", "--model", "other-*")
     spec = {"model": model_claim.provide(cluster, kubectl, model_folder(), HOME), "replicas": 2, "maxNumSeqs": ROWS}
     spec |= {"args": ["--max-waiting", str(WAITING)]}
-    document = {"keys.yaml": json.dumps({"keys": [entry, other_entry]})}
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": SECRET, "namespace": installation.NAMESPACE},
-        "stringData": document,
+        "stringData": listing(keys.all, keys.others, keys.old),
     }
     deployment = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "spec": spec}
     kubectl.apply(secret, deployment | {"metadata": {"name": NAME, "namespace": HOME}})
     try:
         with front_door.installed(cluster, kubectl, replicas="1", keysSecret=SECRET) as url:
             resource.wait_ready(kubectl, NAME, 180, HOME)
-            served = Served(url, key, other_key, lambda: pods.of(kubectl, NAME, HOME))
+            served = Served(url, keys.all[0], keys.others[0], lambda: pods.of(kubectl, NAME, HOME))
             wait_for(lambda: known_replicas(served) == ["READY", "READY"], 60, "two replicas that the front door knows")
             yield served
     finally:
@@ -111,7 +133,7 @@ def served(cluster: Cluster, kubectl: Kubectl, operator: None) -> Iterator[Serve
         kubectl("delete", "secret", SECRET, "-n", installation.NAMESPACE)
 
 
-def made_key(name: str, *flags: str) -> tuple[str, dict[str, Any]]:
+def made_key(name: str, *flags: str) -> MadeKey:
     """A key by the command line, and its entry."""
     command = [*COMMAND, "keys", "make", name, *flags, "-o", "json"]
     made = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
@@ -121,6 +143,28 @@ def made_key(name: str, *flags: str) -> tuple[str, dict[str, Any]]:
 def known_replicas(served: Served) -> list[str]:
     with served.http() as http:
         return [replica["status"] for replica in http.get(f"/v1/models/{NAME}/replicas").raise_for_status().json()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exchanged(served: Served, kubectl: Kubectl, keys: Keys) -> list[tuple[str, int]]:
+    """The Secret is changed, and the kubelet brings it in its own time, while other tests run; the containers before that."""
+    assert [listed(served, key) for key, _ in (keys.all, keys.old, keys.new)] == [200, 200, 401]
+    patch = json.dumps({"stringData": listing(keys.all, keys.others, keys.new)})
+    kubectl("patch", "secret", SECRET, "-n", installation.NAMESPACE, "--type=merge", "-p", patch)
+    return doors(kubectl)
+
+
+def listed(served: Served, key: str) -> int:
+    """Status of the list of models."""
+    with served.http(key) as http:
+        return http.get("/v1/models").status_code
+
+
+def doors(kubectl: Kubectl) -> list[tuple[str, int]]:
+    """The containers of the front door: id, and how often they were started again."""
+    found = kubectl.list("pods", installation.NAMESPACE, "-l", "app.kubernetes.io/name=jitney-gateway")
+    here = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    return [(status["containerID"], status["restartCount"]) for pod in here for status in pod["status"]["containerStatuses"]]
 
 
 def test_who_has_no_key_gets_nothing(served: Served) -> None:
@@ -198,7 +242,7 @@ async def test_what_is_too_much_is_told_at_once(served: Served) -> None:
 
 
 async def test_a_pod_that_dies_before_the_first_byte_costs_no_answer(served: Served, kubectl: Kubectl) -> None:
-    """The other one is asked, and its answer is whole. Last in this file: one pod is not the same afterwards."""
+    """The other one is asked, and its answer is whole. Last of those that need two pods: one is not the same afterwards."""
     asking = asyncio.create_task(asyncio.to_thread(served.ask, INSTRUCTIONS, "Tell a story.", max_tokens=400, ignore_eos=True))
     (dying,) = await asyncio.to_thread(wait_for, served.busy, 30, "pod that answers")
     (other,) = (pod for pod in served.pods() if pod != dying)
@@ -207,3 +251,12 @@ async def test_a_pod_that_dies_before_the_first_byte_costs_no_answer(served: Ser
     await asyncio.to_thread(kubectl, "delete", "pod", dying.name, "-n", HOME, "--grace-period=1", "--wait=false")
     assert (await asking)["usage"]["completion_tokens"] == 400
     wait_for(lambda: other.count("jitney_requests_total") == before + 1, 30, "answer of the other pod")
+
+
+def test_a_key_is_exchanged_without_a_restart(exchanged: list[tuple[str, int]], served: Served, keys: Keys, kubectl: Kubectl) -> None:
+    wait_for(lambda: listed(served, keys.new[0]) == 200, KUBELET_SECONDS, "key that the kubelet brought")
+    assert [listed(served, key) for key, _ in (keys.all, keys.others, keys.old)] == [200, 200, 401]
+    with served.http(keys.old[0]) as http:
+        answer = http.post(CHATS, json=body("Hello"))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert doors(kubectl) == exchanged

@@ -18,7 +18,7 @@ from hub.server import COMMIT, Hub, running_hub
 from support.models import save_tiny
 
 # As e2e/values.yaml has it.
-NAME, MODEL = "tiny-chat", "jitney-tests/tiny-chat"
+NAME, MODEL = "our-chat", "jitney-tests/tiny-chat"
 WEIGHTS = "model.safetensors"
 TOKEN, KEY = "hf_of_the_test", "key-of-the-test"
 SECRET, CLAIM = "words", "shelf"

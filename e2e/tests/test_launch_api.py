@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -21,9 +22,11 @@ from product.launching import Place, ended
 from xinference_client import AsyncRESTfulClient, RESTfulClient
 
 from cluster.kubectl import wait_for
+from support import recorded
 
-CURL, SHELL, PYTHON, CANCELLED = "by-curl", "by-cli", "by-python", "by-nobody"
-FAMILY = "smollm2-of-ours"
+CURL, SHELL, PYTHON, ASYNC, CANCELLED = "by-curl", "by-cli", "by-python", "by-async", "by-nobody"
+LAUNCHED = (CURL, SHELL, PYTHON, ASYNC)
+FAMILY, OTHER_FAMILY = "smollm2-of-ours", "smollm2-of-others"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
 BEGINNING = "The capital of France is"
@@ -61,10 +64,12 @@ async def caller(place: Place) -> AsyncIterator[AsyncRESTfulClient]:
 
 @dataclass(frozen=True)
 class Launched:
-    """What became of three launches: what cURL and the command line printed, and what Python saw of the one that it did not wait for."""
+    """What became of four launches: what cURL and the command line printed, what the async client gave when it had waited, and what Python
+    saw of the one that it did not wait for."""
 
     by_curl: str
     by_cli: str
+    by_async: str
     by_python: str
     early: dict[str, Any]
     progress: list[float]
@@ -72,30 +77,41 @@ class Launched:
 
 @pytest.fixture(scope="module")
 def launched(place: Place, client: RESTfulClient) -> Iterator[Launched]:
-    """All at the same time. cURL and the command line wait until their models are ready; Python, with a model of one's own, asks how far it
-    is. Whatever a test has left is gone afterwards."""
+    """All at the same time. cURL, the command line and the async client wait until their models are ready; Python, with a model of one's
+    own, asks how far it is. Whatever a test has left is gone afterwards."""
     client.register_model("LLM", json.dumps(family(place)), persist=True)
     flags = ["--model-engine", "transformers", "-n", "smollm2-instruct", "-u", SHELL, "-s", "0_135", "-f", "pytorch", "-q", "none"]
     shell = place.jitney("launch", *flags, "--model-path", place.path, "--max_num_seqs", "4")
     curl = place.curl("/v1/models", {**CALL, "model_uid": CURL, "size_in_billions": "0_135", "model_path": place.path})
+    with ThreadPoolExecutor(1) as threads:
+        waited = threads.submit(asyncio.run, _launched_and_waited_for(place))
+        try:
+            own = {**CALL, **SIZED, "model_name": FAMILY}
+            uid = client.launch_model(**own, model_uid=PYTHON, max_num_seqs=4, wait_ready=False)
+            early = client.describe_model(uid)
+            progress = list(_progress(client, uid))
+            printed = ended(curl, LAUNCH_SECONDS)[0], ended(shell, LAUNCH_SECONDS)[1]
+            yield Launched(*printed, waited.result(LAUNCH_SECONDS), uid, early, progress)
+        finally:
+            for process in (curl, shell):
+                process.kill()
+            for left in set(client.list_models()) & {*LAUNCHED, CANCELLED}:
+                client.terminate_model(left)
+            for name in {entry["model_name"] for entry in client.list_model_registrations("LLM")} & {FAMILY, OTHER_FAMILY}:
+                client.unregister_model("LLM", name)
+
+
+async def _launched_and_waited_for(place: Place) -> str:
+    caller = AsyncRESTfulClient(place.url)
     try:
-        own = {**CALL, **SIZED, "model_name": FAMILY}
-        uid = client.launch_model(**own, model_uid=PYTHON, max_num_seqs=4, wait_ready=False)
-        early = client.describe_model(uid)
-        progress = list(_progress(client, uid))
-        yield Launched(ended(curl, LAUNCH_SECONDS)[0], ended(shell, LAUNCH_SECONDS)[1], uid, early, progress)
+        return str(await caller.launch_model(**CALL, **SIZED, model_uid=ASYNC, model_path=place.path, max_num_seqs=4))
     finally:
-        for process in (curl, shell):
-            process.kill()
-        for left in set(client.list_models()) & {CURL, SHELL, PYTHON, CANCELLED}:
-            client.terminate_model(left)
-        if FAMILY in {entry["model_name"] for entry in client.list_model_registrations("LLM")}:
-            client.unregister_model("LLM", FAMILY)
+        await caller.close()
 
 
-def family(place: Place) -> dict[str, Any]:
+def family(place: Place, name: str = FAMILY) -> dict[str, Any]:
     spec = {"model_format": "pytorch", "model_size_in_billions": "0_135", "quantization": "none", "model_uri": place.uri}
-    described = {"version": 2, "model_name": FAMILY, "model_lang": ["en"], "model_ability": ["chat"], "model_description": "Ours."}
+    described = {"version": 2, "model_name": name, "model_lang": ["en"], "model_ability": ["chat"], "model_description": "Ours."}
     return {**described, "context_length": 2048, "model_specs": [spec]}
 
 
@@ -140,6 +156,17 @@ def test_the_cluster_is_told_of(place: Place, client: RESTfulClient) -> None:
     assert client.get_supervisor_info()["supervisor_ip"] in place.url
 
 
+# Of `jitney local` it is seen where no cluster is needed.
+@pytest.mark.parametrize("place", ["cluster"], indirect=True)
+def test_answers_have_the_shape_of_xinferences(place: Place) -> None:
+    """The recorded calls, before anything else is launched there."""
+    with httpx.Client(base_url=place.url, timeout=LAUNCH_SECONDS, trust_env=False) as http:
+        answers = recorded.answers(http, place.uri)
+    known = recorded.IN_A_CLUSTER
+    assert (recorded.unlisted(answers, known), recorded.stale(answers, known)) == ({}, set())
+    wait_for(lambda: not place.left(recorded.UIDS), 120, "end of what was launched")
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -180,9 +207,22 @@ def test_a_launch_is_cancelled(place: Place, client: RESTfulClient) -> None:
     wait_for(lambda: not place.left((CANCELLED,)), 60, "end of what was launched")
 
 
+async def test_the_async_client_follows_a_launch_and_cancels_it(place: Place, caller: AsyncRESTfulClient) -> None:
+    """One that it does not wait for."""
+    uid = await caller.launch_model(**CALL, **SIZED, model_uid=CANCELLED, model_path=place.path, wait_ready=False)
+    assert (uid, (await caller.describe_model(uid))["status"]) == (CANCELLED, "LOADING")
+    assert 0 <= (await caller.get_launch_model_progress(uid))["progress"] < 1
+    await caller.cancel_launch_model(uid)
+    assert uid not in await caller.list_models()
+    with pytest.raises(RuntimeError, match=f"Model not found in the model list, uid: {uid}"):
+        await caller.describe_model(uid)
+    await asyncio.to_thread(wait_for, lambda: not place.left((uid,)), 60, "end of what was launched")
+
+
 def test_each_documented_way_launches(launched: Launched) -> None:
     assert json.loads(launched.by_curl) == {"model_uid": CURL}
     assert f"Model uid: {SHELL}" in launched.by_cli
+    assert launched.by_async == ASYNC
     assert (launched.by_python, launched.early["status"]) == (PYTHON, "LOADING")
 
 
@@ -194,11 +234,12 @@ def test_progress_is_told_until_it_is_ready(launched: Launched) -> None:
 
 
 def test_models_are_listed_and_described(launched: Launched, client: RESTfulClient) -> None:
-    listed = {uid: model for uid, model in client.list_models().items() if uid in (CURL, SHELL, PYTHON)}
+    listed = {uid: model for uid, model in client.list_models().items() if uid in LAUNCHED}
     assert {uid: (model["status"], model["model_name"], model["model_size_in_billions"]) for uid, model in listed.items()} == {
         CURL: ("READY", "smollm2-instruct", "0_135"),
         SHELL: ("READY", "smollm2-instruct", "0_135"),
         PYTHON: ("READY", FAMILY, "0_135"),
+        ASYNC: ("READY", "smollm2-instruct", "0_135"),
     }
     described = client.describe_model(PYTHON)
     assert described.items() <= listed[PYTHON].items()
@@ -207,21 +248,45 @@ def test_models_are_listed_and_described(launched: Launched, client: RESTfulClie
         client.launch_model(**CALL, **SIZED, model_uid=PYTHON, wait_ready=False)
 
 
+def replicas(place: Place, uid: str) -> list[dict[str, Any]]:
+    """Neither client has a call for them."""
+    return list(httpx.get(f"{place.url}/v1/models/{uid}/replicas", trust_env=False).raise_for_status().json())
+
+
+def until_alone(place: Place, client: RESTfulClient, uid: str, only: dict[str, Any]) -> None:
+    """No replica but this one, and the model is ready again."""
+    wait_for(lambda: [one["model_address"] for one in replicas(place, uid)] == [only["model_address"]], 60, "end of the second")
+    wait_for(lambda: client.describe_model(uid)["status"] == "READY", 60, "model that is ready again")
+
+
 def test_replicas_and_instances(launched: Launched, place: Place, client: RESTfulClient) -> None:
     """One comes and goes again before it was ready; the one that answers stays."""
-
-    def replicas() -> list[dict[str, Any]]:
-        return list(httpx.get(f"{place.url}/v1/models/{PYTHON}/replicas", trust_env=False).raise_for_status().json())
-
-    (only,) = replicas()
+    (only,) = replicas(place, PYTHON)
     assert (only["status"], only["model_address"]) == ("READY", client.describe_model(PYTHON)["address"])
     assert client.add_model_replica(PYTHON)["replica_model_uid"] == f"{PYTHON}-1"
     (instance,) = client.get_instance_info(FAMILY, PYTHON)
     assert (instance["model_uid"], instance["replica"]) == (PYTHON, 2)
     assert client.terminate_model_replica(PYTHON, 1) == 1
     assert client.describe_model(PYTHON)["replica"] == 1
-    wait_for(lambda: [one["model_address"] for one in replicas()] == [only["model_address"]], 60, "end of the second")
-    wait_for(lambda: client.describe_model(PYTHON)["status"] == "READY", 60, "model that is ready again")
+    until_alone(place, client, PYTHON, only)
+
+
+async def test_the_async_client_changes_replicas(
+    launched: Launched, place: Place, client: RESTfulClient, caller: AsyncRESTfulClient
+) -> None:
+    """The one that answers goes on answering."""
+    (only,) = await asyncio.to_thread(replicas, place, ASYNC)
+    assert (await caller.add_model_replica(ASYNC))["replica_model_uid"] == f"{ASYNC}-1"
+    (instance,) = await caller.get_instance_info("smollm2-instruct", ASYNC)
+    assert (instance["model_uid"], instance["replica"]) == (ASYNC, 2)
+    model = await caller.get_model(ASYNC)
+    assert said([event async for event in await model.chat(QUESTION, generate_config=STREAMED)]) == ANSWER
+    await model.close()
+    with pytest.raises(RuntimeError, match="has no replica 7"):
+        await caller.terminate_model_replica(ASYNC, 7)
+    assert await caller.terminate_model_replica(ASYNC, 1) == 1
+    assert (await caller.describe_model(ASYNC))["replica"] == 1
+    await asyncio.to_thread(until_alone, place, client, ASYNC, only)
 
 
 def test_a_family_of_ones_own(launched: Launched, place: Place, client: RESTfulClient) -> None:
@@ -234,6 +299,24 @@ def test_a_family_of_ones_own(launched: Launched, place: Place, client: RESTfulC
     assert (offer["model_format"], offer["model_size_in_billions"], offer["quantizations"]) == ("pytorch", "0_135", ["none"])
     sizes = [offer["model_size_in_billions"] for offer in client.query_engine_by_model_name("qwen1.5-chat")["Transformers"]]
     assert {"0_5", "1_8", 4} <= set(sizes)
+
+
+async def test_the_async_client_keeps_a_family(launched: Launched, place: Place, caller: AsyncRESTfulClient) -> None:
+    """And forgets it."""
+
+    async def own() -> set[str]:
+        return {entry["model_name"] for entry in await caller.list_model_registrations("LLM") if not entry["is_builtin"]}
+
+    await caller.register_model("LLM", json.dumps(family(place, OTHER_FAMILY)), persist=True)
+    told = await caller.get_model_registration("LLM", OTHER_FAMILY)
+    assert (told["model_specs"][0]["model_uri"], told["is_builtin"]) == (place.uri, False)
+    assert await own() == {FAMILY, OTHER_FAMILY}
+    (offer,) = (await caller.query_engine_by_model_name(OTHER_FAMILY))["Transformers"]
+    assert (offer["model_format"], offer["model_size_in_billions"]) == ("pytorch", "0_135")
+    await caller.unregister_model("LLM", OTHER_FAMILY)
+    assert await own() == {FAMILY}
+    with pytest.raises(RuntimeError, match=OTHER_FAMILY):
+        await caller.get_model_registration("LLM", OTHER_FAMILY)
 
 
 def test_chats_and_completions(launched: Launched, client: RESTfulClient) -> None:
@@ -284,14 +367,22 @@ def test_an_abort_frees_the_row_and_ends_the_stream(launched: Launched, client: 
     until_nothing_runs(client, PYTHON)
 
 
-async def test_the_async_client_aborts_what_is_not_streamed(launched: Launched, client: RESTfulClient, caller: AsyncRESTfulClient) -> None:
-    model = await caller.get_model(PYTHON)
-    asking = asyncio.ensure_future(model.generate(BEGINNING, generate_config={**ENDLESS, "request_id": "r2"}))
-    while (done := await caller.abort_request(PYTHON, "r2")) != {"msg": "DONE"}:
-        assert (done, asking.done()) == ({"msg": "NOT_FOUND"}, False), "it has not come yet"
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_the_async_client_aborts(launched: Launched, client: RESTfulClient, caller: AsyncRESTfulClient, stream: bool) -> None:
+    """An answer that is not streamed, too, which its asker is told of."""
+    model, name = await caller.get_model(PYTHON), f"async-{stream}"
+    asking = asyncio.ensure_future(model.generate(BEGINNING, generate_config={**ENDLESS, "stream": stream, "request_id": name}))
+    if stream:
+        events = await asking
+        await anext(events)
+    while (done := await caller.abort_request(PYTHON, name)) != {"msg": "DONE"}:
+        assert (done, asking.done()) == ({"msg": "NOT_FOUND"}, stream), "it has not come yet"
         await asyncio.sleep(0.05)
-    with pytest.raises(RuntimeError, match="the request was aborted"):
-        await asking
+    if stream:
+        assert len([event async for event in events]) < ENDLESS["max_tokens"] - 1
+    else:
+        with pytest.raises(RuntimeError, match="the request was aborted"):
+            await asking
     await asyncio.to_thread(until_nothing_runs, client, PYTHON)
     await model.close()
 
@@ -309,7 +400,7 @@ async def test_the_async_client_lists_and_describes(launched: Launched, caller: 
 
 def test_by_the_command_line(launched: Launched, place: Place, client: RESTfulClient) -> None:
     rows = json.loads(ended(place.jitney("list", "-o", "json"))[0])
-    assert {row["id"]: row["status"] for row in rows if row["id"] in (CURL, SHELL, PYTHON)} == dict.fromkeys((CURL, SHELL, PYTHON), "READY")
+    assert {row["id"]: row["status"] for row in rows if row["id"] in LAUNCHED} == dict.fromkeys(LAUNCHED, "READY")
     described = json.loads(ended(place.jitney("describe", "--model-uid", SHELL, "-o", "json"))[0])
     assert (described["status"], described["model_name"], len(described["replicas"])) == ("READY", "smollm2-instruct", 1)
     refused = place.jitney("launch", "-n", "smollm2-instruct", "-u", CANCELLED, "--worker-ip", "10.0.0.1")
@@ -324,10 +415,10 @@ async def test_what_is_terminated_leaves_nothing(
 ) -> None:
     client.unregister_model("LLM", FAMILY)
     assert client.describe_model(PYTHON)["status"] == "READY", "it outlives its registration"
-    await asyncio.gather(asyncio.to_thread(client.terminate_model, CURL), caller.terminate_model(PYTHON))
-    assert not {CURL, SHELL, PYTHON} & set(client.list_models())
+    await asyncio.gather(asyncio.to_thread(client.terminate_model, CURL), *(caller.terminate_model(uid) for uid in (PYTHON, ASYNC)))
+    assert not {*LAUNCHED} & set(client.list_models())
     with pytest.raises(RuntimeError, match=f"Model not found in the model list, uid: {PYTHON}"):
         client.describe_model(PYTHON)
     # The front door that is asked may not be the one that ended it.
     wait_for(lambda: chat(place, PYTHON).status_code == 404, 10, "front door that knows it no more")
-    wait_for(lambda: not place.left((CURL, SHELL, PYTHON)), 120, "end of what was launched")
+    wait_for(lambda: not place.left(LAUNCHED), 120, "end of what was launched")

@@ -1,213 +1,59 @@
-"""Our answers have the shape of Xinference's: both were asked the same, its answers are in tests/recordings (`make record-xinference`).
-
-What differs is listed here, each with its reason; a difference that is gone must be struck out.
-"""
+"""Our answers have the shape of Xinference's: both were asked the same, its answers are in tests/recordings (`make record-xinference`)."""
 
 from __future__ import annotations
 
-import fnmatch
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from support.calls import asked, calls
+from support.calls import calls
 from support.local import running_local
 from support.models import save_tiny
-from support.shapes import differences, shape
+from support.recorded import ON_THIS_MACHINE, RECORDED, RECORDINGS, Answers, answers, stale, unlisted
 
-RECORDINGS = Path(__file__).parents[1] / "recordings" / "xinference-4.1.0"
-RECORDED = {file.stem: json.loads(file.read_text()) for file in sorted(RECORDINGS.glob("*.json"))}
-Answers = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Known:
-    """Differences of some calls, and why they are so."""
-
-    names: str
-    why: str
-    lines: tuple[str, ...]
-
-    def of(self, name: str) -> set[str]:
-        return set(self.lines) if any(fnmatch.fnmatch(name, one) for one in self.names.split()) else set()
-
-
-OPENAI = "OpenAI's clients read these, which Xinference leaves out"
-BAD_BODY = "a bad body is 400 with the field's name; there it is an error of the server in plain text"
-TOLD = "how a model stands, and why, is told wherever it is; there only its instances and replicas tell it"
-NO_WORKERS = "there are no workers that could be chosen or counted"
-TEMPLATE = "the template and the end of an answer are those in the model's own repository; there the registry has copies"
-COUNTS = "tokens are counted where stream_options.include_usage asks for it, in a last piece of their own, as OpenAI's"
-NO_DRAFTS = "no draft models, and no figures about a model that is not loaded"
-KNOWN = (
-    Known("cluster-status", NO_WORKERS, ("workers[] is missing",)),
-    Known("cluster-version", "a release has no other name", ("full-revisionid is text there and null here",)),
-    Known("cluster-vllm", "the engine is transformers", ("chat is missing", "generate is missing")),
-    Known(
-        "engines engines-built-in",
-        "the engine is transformers; there the others tell why they cannot be imported",
-        ("vLLM is missing", "SGLang is missing", "llama_cpp is missing", "MLX is missing", "TRT-LLM is missing"),
-    ),
-    Known("register-nothing", BAD_BODY, ("500 there and 400 here", "it is text there and object here")),
-    Known(
-        "register-again register-no-json registration-unknown registrations-no-kind describe-unknown launch-* chat-unknown "
-        "completion-unknown replica-unknown terminate-unknown cancel-unknown",
-        "beside `detail`, which Xinference's clients read, there is `error`, which OpenAI's read",
-        ("error is more",),
-    ),
-    Known(
-        "registration registration-built-in",
-        TEMPLATE,
-        ("chat_template is text there and null here", "stop_token_ids is list there and null here", "stop is list there and null here"),
-    ),
-    Known(
-        "registration registration-built-in",
-        NO_DRAFTS,
-        tuple(
-            f"model_specs[].{key} is missing" for key in ("model_metadata", "draft_model_id", "draft_quantizations", "draft_model_revision")
-        ),
-    ),
-    Known(
-        "registration-built-in",
-        "the catalogue says what is needed to serve a model, and pins a commit",
-        (
-            "updated_at is missing",
-            "featured is missing",
-            "model_type is missing",
-            "model_family is null there and text here",
-            "model_specs[].model_revision is null there and text here",
-            "architectures is list there and null here",
-            "virtualenv is object there and null here",
-            "tool_parser is text there and null here",
-        ),
-    ),
-    Known(
-        "registrations-detailed",
-        "as for one that is built in; and no formats but pytorch, nor other hubs",
-        (
-            "[].updated_at is missing",
-            "[].featured is missing",
-            "[].model_type is missing",
-            "[].download_hubs is missing",
-            "[].stop_token_ids[] is missing",
-            "[].stop[] is missing",
-            "[].model_family is null there and text here",
-            "[].architectures is list there and null here",
-            "[].virtualenv is object there and null here",
-            "[].model_specs[].model_size_in_billions is number there and number or text here",
-            *(
-                f"[].model_specs[].{key} is missing"
-                for key in (
-                    "model_metadata",
-                    "draft_model_id",
-                    "draft_quantizations",
-                    "draft_model_revision",
-                    "cache_status",
-                    "multimodal_projectors",
-                    "model_file_name_template",
-                    "model_file_name_split_template",
-                    "quantization_parts",
-                    "draft_model_file_name_template",
-                )
-            ),
-        ),
-    ),
-    Known(
-        "launch-no-json chat-no-messages chat-no-model chat-too-long",
-        BAD_BODY,
-        ("500 there and 400 here",),
-    ),
-    Known("launch-no-json chat-no-messages chat-no-model", BAD_BODY, ("it is text there and object here",)),
-    Known("models", TOLD, ("data[].n_worker is more", "data[].status is more", "data[].message is more")),
-    Known("describe", TOLD, ("status is more", "message is more")),
-    Known("cluster-workers", TOLD, tuple(f"[].models[].{key} is more" for key in ("n_worker", "replica", "status", "message"))),
-    Known("progress", TOLD, ("message is more", "failing is more")),
-    Known(
-        "instances instances-of-one",
-        "a replica is told alike wherever it is",
-        (
-            "[].replica_statuses[].model_address is more",
-            "[].replica_statuses[].accelerators is more",
-            "[].replica_statuses[].replica_uid is null there and text here",
-        ),
-    ),
-    Known("instances instances-of-one", NO_WORKERS, ("[].replica_statuses[].worker_address is text there and null here",)),
-    Known("replicas", NO_WORKERS, ("[].worker_address is text there and null here",)),
-    Known("replicas", "each has a name, also the first ones", ("[].replica_uid is null there and text here",)),
-    Known(
-        "replicas-unknown",
-        "a model that is not there is told as by `describe`",
-        ("200 there and 400 here", "it is list there and object here"),
-    ),
-    Known("chat completion", OPENAI, ("system_fingerprint is more",)),
-    Known("chat", OPENAI, ("choices[].message.refusal is more",)),
-    Known(
-        "chat-streamed chat-streamed-counted completion-streamed",
-        OPENAI,
-        ("first.system_fingerprint is more", "between[].system_fingerprint is more", "last.system_fingerprint is more"),
-    ),
-    Known("chat-streamed chat-streamed-counted", OPENAI, ("first.choices[].delta.refusal is more", "first.choices[].logprobs is more")),
-    Known("chat-streamed", "the last piece says nothing, as OpenAI's", ("last.choices[].delta.content is missing",)),
-    Known("chat-streamed completion-streamed", COUNTS, ("between[].usage is missing", "last.usage is missing")),
-    Known(
-        "chat-streamed-counted",
-        COUNTS,
-        (
-            "first.usage is more",
-            "last.choices[] is missing",
-            *(f"between[].usage.{key} is missing" for key in ("prompt_tokens", "completion_tokens", "total_tokens")),
-        ),
-    ),
-    Known("chat-too-long", "beside `detail` there is `error`, as everywhere", ("error is more",)),
-    Known("replica-added", NO_WORKERS, ("worker_address is text there and null here",)),
-    Known("cancel-unknown", "as for the end of one that is not there", ("500 there and 400 here",)),
-    Known(
-        "unregister-again unregister-built-in",
-        "what was not forgotten is told; there nothing is said",
-        ("200 there and 400 here", "it is null there and object here"),
-    ),
-)
+# Values that are a family's own words; those of model_description are not recorded.
+DESCRIBING = ("model_name", "model_ability", "model_family", "model_lang", "model_size_in_billions", "model_format", "context_length")
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
-    """All calls, in their order, of one `jitney local`."""
+    """Of one `jitney local`."""
     folder = tmp_path_factory.mktemp("recorded")
     model = save_tiny(folder / "model", vocab_size=49152, max_position_embeddings=2048)
     with running_local(folder / "state") as local, httpx.Client(base_url=local.url, timeout=120) as client:
-        yield {call.name: asked(client, call) for call in calls(model)}
-
-
-def found(name: str, here: dict[str, Any]) -> list[str]:
-    there = RECORDED[name]
-    status = [f"{there['status']} there and {here['status']} here"] if there["status"] != here["status"] else []
-    return status + differences(shape(there["answer"]), shape(here["answer"]))
-
-
-def listed(name: str) -> set[str]:
-    return {line for known in KNOWN for line in known.of(name)}
+        yield answers(client, model.as_uri())
 
 
 def test_every_call_is_recorded():
-    assert {call.name: (call.method, call.path) for call in calls(Path("/models/tiny"))} == {
+    assert {call.name: (call.method, call.path) for call in calls("file:///models/tiny")} == {
         name: (answer["method"], answer["path"]) for name, answer in RECORDED.items()
     }
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_an_answer_has_the_shape_of_the_recorded_one(ours: Answers, name: str):
-    assert not set(found(name, ours[name])) - listed(name)
+    assert not unlisted({name: ours[name]}, ON_THIS_MACHINE)
 
 
 def test_no_difference_is_listed_that_is_gone(ours: Answers):
-    there = {name: found(name, ours[name]) for name in RECORDED}
-    stale = {line for known in KNOWN for line in known.lines if not any(line in there[name] for name in there if line in known.of(name))}
-    assert not stale
+    assert not stale(ours, ON_THIS_MACHINE)
+
+
+def descriptions(answer: Any) -> list[dict[str, Any]]:
+    """What they say of each model in it."""
+    models = answer["data"] if isinstance(answer, dict) and "data" in answer else answer if isinstance(answer, list) else [answer]
+    found = [{key: model[key] for key in DESCRIBING if key in model} for model in models]
+    return sorted(found, key=lambda model: str(model["model_name"]))
+
+
+@pytest.mark.parametrize("name", ["models", "describe", "instances", "instances-of-one"])
+def test_a_model_is_described_as_there(ours: Answers, name: str):
+    """Clients choose by the ability what to call."""
+    there = descriptions(RECORDED[name]["answer"])
+    assert descriptions(ours[name]["answer"]) == there
+    assert all(model["model_ability"] in (["chat"], ["generate"]) for model in there)
 
 
 def test_nothing_in_the_recordings_tells_of_a_machine():

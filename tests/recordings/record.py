@@ -44,7 +44,7 @@ def main() -> None:
         with running(installed(), Path(scratch)) as url:
             shutil.rmtree(RECORDINGS, ignore_errors=True)
             RECORDINGS.mkdir()
-            for call in calls(model):
+            for call in calls(model.as_uri()):
                 # A connection for each: after an error of its own that server closes it without a word.
                 with httpx.Client(base_url=url, timeout=CALL_SECONDS, trust_env=False) as client:
                     found = asked(client, call)

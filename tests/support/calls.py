@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,9 +27,9 @@ class Call:
     body: Any = None
 
 
-def calls(folder: Path) -> tuple[Call, ...]:
-    """In an order in which each finds what it asks for; `folder` holds a small chat model."""
-    chat, base = (_family(name, folder, ability) for name, ability in (("tiny-chat", "chat"), ("tiny-base", "generate")))
+def calls(uri: str) -> tuple[Call, ...]:
+    """In an order in which each finds what it asks for; `uri` is a small chat model's, as in a family's model_uri."""
+    chat, base = (_family(name, uri, ability) for name, ability in (("tiny-chat", "chat"), ("tiny-base", "generate")))
     return (
         *_about_the_cluster(),
         Call("models-none", "GET", "/v1/models"),
@@ -133,9 +132,9 @@ def _about_ends() -> tuple[Call, ...]:
     )
 
 
-def _family(name: str, folder: Path, ability: str) -> dict[str, Any]:
+def _family(name: str, uri: str, ability: str) -> dict[str, Any]:
     """The body of a registration. Xinference copies the chat template of the family that is named."""
-    spec = {"model_format": "pytorch", "model_size_in_billions": "0_01", "quantization": "none", "model_uri": f"file://{folder}"}
+    spec = {"model_format": "pytorch", "model_size_in_billions": "0_01", "quantization": "none", "model_uri": uri}
     family: dict[str, Any] = {"version": 2, "context_length": 2048, "model_name": name, "model_lang": ["en"], "model_ability": [ability]}
     family |= {"model_description": "", "model_family": {"chat": "qwen2-instruct", "generate": "qwen1.5"}[ability], "model_specs": [spec]}
     return {"model": json.dumps(family), "persist": True}

@@ -13,7 +13,7 @@ KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.
 .DEFAULT_GOAL := help
 # What comes first is asked first: `make -j` must not download beside the question whether it may.
 .NOTPARALLEL:
-.PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-status bench-gateway demo-local record-xinference binaries screenshots
+.PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-quick bench-status bench-gateway demo-local record-xinference binaries screenshots
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -63,8 +63,11 @@ serve: setup ## serve the test model on http://127.0.0.1:8000/v1
 docs: setup ## make the pages that come from the code
 	@$(RUN)python -m jitney_operator.reasons > docs/status.md
 
-bench: setup ## the runtime against transformers serve: same model, machine and run
-	@$(RUN)python bench/compare.py
+bench: setup ## the runtime beside vLLM, llama.cpp, transformers serve and Xinference, row by row, into bench/RESULTS.md (2 hours)
+	@$(RUN)python -m bench.engine
+
+bench-quick: setup ## the same for 16 chats and for one, beside llama.cpp alone, in a few minutes; writes nothing
+	@$(RUN)python -m bench.engine --quick
 
 bench-status: prerequisites setup ## how soon the resource says what Kubernetes knows, over 20 failures
 	@$(RUN)python bench/status.py

@@ -151,3 +151,6 @@ def test_coming_from_xinference(tmp_path: Path):
             for commands in (*ways, own):
                 done = subprocess.run(["bash", "-ec", commands], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
                 assert done.returncode == 0, done.stderr + output.read_text()
+            # curl ends with 0 whatever it was answered.
+            listed = httpx.get(f"http://127.0.0.1:{PORT}/v1/models").json()["data"]
+            assert {model["id"]: model["status"] for model in listed} == dict.fromkeys(("by-cli", "by-curl", "by-python"), "READY")

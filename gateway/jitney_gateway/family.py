@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from jitney_gateway.errors import GatewayError, bad_field
-from jitney_gateway.launch import QUANTIZATIONS, Launch, pieces, size
+from jitney_gateway.launch import ABILITIES, QUANTIZATIONS, Launch, pieces, size
 
 MOST_SPECS = 100
 # Characters of a template, and arguments that it takes in the resource of a cluster, which holds 64 in all.
 LONGEST_TEMPLATE, MOST_PIECES = 32_000, 40
 MOST_STOPS, LONGEST_STOP, MOST_STOP_IDS = 16, 128, 32
-ABILITIES = ("chat", "generate")
 DESCRIBING = {"version", "model_lang", "model_ability", "model_description", "model_family", "architectures"}
 REFUSED = {
     "prompt_style": "the template in the model's own folder or repository is used",
@@ -114,8 +113,8 @@ class Family:
         return list(dict.fromkeys(spec.size for spec in self.specs))
 
     def applied(self, launch: Launch) -> Launch:
-        """The launch with what the family says and it leaves open; a model_path of its own stays. GatewayError (400) where the family
-        has no such size or quantization."""
+        """The launch with what the family says and it leaves open, and how it is described; a model_path of its own stays. GatewayError
+        (400) where the family has no such size or quantization."""
         spec = self._chosen(launch)
         given = launch.model_path is not None
         return dataclasses.replace(
@@ -127,6 +126,10 @@ class Family:
             chat_template=self.chat_template,
             stop=self.stop,
             stop_token_ids=self.stop_token_ids,
+            family=self.document.get("model_family"),
+            abilities=tuple(self.document.get("model_ability") or launch.abilities),
+            languages=tuple(self.document.get("model_lang") or launch.languages),
+            description=self.document.get("model_description") or "",
         )
 
     def _chosen(self, launch: Launch) -> Spec:

@@ -23,6 +23,8 @@ LONGEST_NAME = 512
 PIECE = 1000
 UID, UID_WORDS = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits, dots, dashes and underscores"
 QUANTIZATIONS = {"none": "none", "int8": "int8", "8-bit": "int8", "int4": "int4", "4-bit": "int4"}
+# Of a model that nobody has described.
+ABILITIES = ("chat", "generate")
 # A field that may only say what is so anyway: what it may be, and why not more.
 FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "model_type": (("LLM",), "only chat models are served: LLM"),
@@ -60,10 +62,14 @@ class Launch:
     dtype: str | None = None
     trust_remote_code: bool = False
     envs: Mapping[str, str] = field(default_factory=dict)
-    # What a custom model's family says; no parameter of a launch.
+    # What a custom model's family says; no parameters of a launch. The last ones only describe it.
     chat_template: str | None = None
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
+    family: str | None = None
+    abilities: Sequence[str] = ABILITIES
+    languages: Sequence[str] = ("en",)
+    description: str = ""
 
     @classmethod
     def parse(cls, body: object) -> Self:

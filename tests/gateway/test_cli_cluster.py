@@ -204,6 +204,7 @@ def test_the_doctor_of_a_cluster(plane: ControlPlane, local: Local, kubeconfig: 
     for name in ("endpoint", "resource", "operator", "gateway"):
         assert found[name]["ok"] is False, name
     assert "helm install" in found["resource"]["way_out"]
+    assert "helm upgrade" in found["gateway"]["way_out"]
     define(plane)
     make_gateway(plane, port_of(local), ready=False)
     lead(plane, 3600)

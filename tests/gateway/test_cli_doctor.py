@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shlex
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+import yaml
 
 from jitney_gateway.cli import doctor
+from jitney_gateway.cli.cluster import DEFINITION, GATEWAY
 from support.answers import answering
 from support.console import SCRIPT, jitney, surroundings
 from support.local import NAME, Local, until
+
+ROOT = Path(__file__).parents[2]
 
 
 def found(*words: str, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -59,7 +67,7 @@ def test_torch_that_cannot_be_imported(local: Local, tmp_path: Path):
     code, checks = found("-e", local.url, PYTHONPATH=path)
     assert code == 1
     assert "libcudart.so.13" in checks["torch"]["said"]
-    assert "pip install 'jitney[runtime]'" in checks["torch"]["way_out"]
+    assert "make setup" in checks["torch"]["way_out"]
 
 
 @pytest.mark.parametrize(("options", "said"), [("size=1m", "0 GiB free"), ("ro", "may not be written")])
@@ -84,6 +92,47 @@ def test_a_front_door_of_another_version_that_wants_a_key():
     assert "same version" in checks["version"]["way_out"]
     assert "the key is missing" in checks["key"]["said"]
     assert "--api-key" in checks["key"]["way_out"]
+
+
+def leading_to(url: str, folder: Path) -> dict[str, str]:
+    """The variable for a kubeconfig of it."""
+    cluster, context = {"name": "c", "cluster": {"server": url}}, {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    config = {"clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}], "current-context": "c"}
+    (folder / "kubeconfig").write_text(json.dumps(config))
+    return {"KUBECONFIG": str(folder / "kubeconfig")}
+
+
+def test_an_api_that_is_not_kubernetes(tmp_path: Path):
+    with answering() as server:
+        code, checks = found("-e", "kubeconfig", **leading_to(server.url, tmp_path))
+    assert (code, checks["kubeconfig"]["said"]) == (1, "the Kubernetes API refuses: Not Found")
+
+
+def test_a_cluster_whose_front_door_is_left_off(tmp_path: Path):
+    """Its operator is installed, and an upgrade of that with values of the chart enables the front door."""
+    now, established = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), {"conditions": [{"type": "Established", "status": "True"}]}
+    names = {"kind": "ModelDeployment", "plural": "modeldeployments"}
+    definition = {"spec": {"group": "serving.jitney.dev", "names": names, "scope": "Namespaced", "versions": []}, "status": established}
+    metadata, spec = {"name": "jitney-operator", "namespace": "jitney-system"}, {"holderIdentity": "one", "renewTime": now}
+    version = dict.fromkeys(("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "major", "minor", "platform"), "x")
+    api = {
+        "/version/": version | {"gitVersion": "v1.34.0"},
+        f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{DEFINITION}": definition,
+        f"/apis/coordination.k8s.io/v1/leases?fieldSelector={quote('metadata.name=jitney-operator')}": {
+            "items": [{"metadata": metadata, "spec": spec}]
+        },
+        f"/api/v1/pods?labelSelector={quote(GATEWAY)}": {"items": []},
+    }
+    with answering() as server:
+        server.answers |= {path: (200, json.dumps(body).encode()) for path, body in api.items()}
+        code, checks = found("-e", "kubeconfig", **leading_to(server.url, tmp_path))
+    assert (code, checks["resource"]["ok"], checks["operator"]["ok"], checks["gateway"]["ok"]) == (1, True, True, False)
+    command = shlex.split(checks["gateway"]["way_out"].partition(": ")[2])
+    assert command[:4] == ["helm", "upgrade", "jitney", "charts/jitney"]
+    values = yaml.safe_load((ROOT / "charts" / "jitney" / "values.yaml").read_text())["gateway"]
+    given = dict(word.split("=") for flag, word in itertools.pairwise(command) if flag == "--set")
+    assert given == {"gateway.enabled": "true", "gateway.image.repository": f"REGISTRY/{values['image']['repository']}"}
+    assert values["enabled"] is False
 
 
 def test_no_memory(monkeypatch: pytest.MonkeyPatch):

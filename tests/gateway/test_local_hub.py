@@ -36,6 +36,13 @@ def test_a_repository_that_is_refused(client: RESTfulClient, hub: Hub, tmp_path:
     assert "private" not in client.list_models()
 
 
+def test_a_repository_that_is_not_there(client: RESTfulClient, hub: Hub, tmp_path: Path):
+    asked = {"model_name": "nobody", "model_engine": "transformers", "model_path": "hf://org/nobody"}
+    with pytest.raises(RuntimeError, match="ModelNotFound: the hub has no repository org/nobody"):
+        client.launch_model(**asked, envs=surroundings(hub.url, tmp_path))
+    assert "nobody" not in client.list_models()
+
+
 def test_a_hub_that_is_away(client: RESTfulClient, tmp_path: Path):
     """It may come back, and is asked again; whoever waits is told of it all the while."""
     asked = {"model_name": "away", "model_engine": "transformers", "model_path": "hf://org/tiny"}

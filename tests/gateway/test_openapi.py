@@ -1,47 +1,48 @@
-"""Whatever the front door's own OpenAPI document allows, it answers in words: no 5xx, on a real `jitney local`."""
+"""Whatever the front door's own OpenAPI document allows, it answers in words: no 5xx, on a real `jitney local`, without a model and with
+one. The front door of a cluster is asked in tests/integration."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+import pytest
 
-from support.local import Local
+from support.local import Local, running_local
+from support.models import save_tiny
+from support.openapi import asked, asked_about
 
-FEW = settings(
-    max_examples=5,
-    deadline=None,
-    # The same requests each time.
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+UID = "tiny"
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """With one model."""
+    folder = tmp_path_factory.mktemp("serving")
+    weights = save_tiny(folder / "model", vocab_size=49152)
+    with running_local(folder / "state") as local:
+        body = {"model_engine": "transformers", "model_name": UID, "model_path": str(weights)}
+        httpx.post(f"{local.url}/v1/models", json=body, timeout=120).raise_for_status()
+        yield local
 
 
 def test_no_request_that_the_document_allows_is_answered_with_a_5xx(local: Local):
     """But what is absent says so with 501."""
-    failed: dict[str, str] = {}
-    operations = [found.ok() for found in schemathesis.openapi.from_url(f"{local.url}/openapi.json").get_all_operations()]
-    for operation in operations:
-
-        @FEW
-        @given(case=operation.as_strategy())
-        def ask(case: Any) -> None:
-            answer = case.call(timeout=30)
-            if answer.status_code >= 500 and answer.status_code != 501:
-                failed[case.operation.label] = f"{case.as_curl_command()}: {answer.text}"
-
-        ask()
-    assert len(operations) > 40
+    found = asked(local.url, examples=5)
+    assert not found.faults
+    assert len(found.answers) > 40
     # But for what is absent, and a cancellation, which needs none.
-    bodies = [operation.label for operation in operations if operation.method == "post" and operation.body]
-    assert not failed
-    assert len(bodies) == 7, bodies
+    assert len(found.bodies) == 7, found.bodies
     assert not local.runtimes()
+
+
+def test_nor_is_one_about_a_model_that_is_served(serving: Local):
+    found = asked_about(serving.url, UID)
+    assert not found.faults
+    assert not found.unanswered("GET /v1/models/{uid}/logs")
+    assert httpx.get(f"{serving.url}/v1/models/{UID}").json()["status"] == "READY"
 
 
 BODIES: list[Any] = [None, 3, "x", [], {}, [[]], {"model": 3}, {"model": "x", "messages": 3}, {"model": "x\ud800"}, {"replica": {}}]

@@ -13,6 +13,7 @@ from jitney_gateway.cli.main import app
 from jitney_gateway.cli.output import Form, show, table
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.launch import Launch
+from jitney_gateway.local.server import unheeded
 from support.answers import answering
 
 LEAST = {"model_engine": "transformers", "model_name": "m"}
@@ -110,6 +111,19 @@ def test_what_a_body_may_not_ask_for(field: str, value: Any, said: str):
 
 def test_a_size_that_is_no_whole_number():
     assert Launch.parse(LEAST | {"model_size_in_billions": 1.8}).size == "1.8"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, []),
+        ({"XINFERENCE_TRANSFORMERS_ENABLE_BATCHING": "1", "XINFERENCE_MODEL_SRC": "HuggingFace"}, []),
+        ({"XINFERENCE_TRANSFORMERS_ENABLE_BATCHING": "0"}, ["XINFERENCE_TRANSFORMERS_ENABLE_BATCHING=0 has no effect"]),
+        ({"XINFERENCE_MODEL_SRC": "modelscope"}, ["XINFERENCE_MODEL_SRC=modelscope has no effect: models come from the Hugging Face hub"]),
+    ],
+)
+def test_a_variable_of_the_other_server_that_does_nothing_is_told(environment: dict[str, str], words: list[str]):
+    assert [said.partition(";")[0].partition(": requests")[0] for said in unheeded(environment)] == words
 
 
 def test_who_makes_a_key_is_told_where_its_limits_hold():

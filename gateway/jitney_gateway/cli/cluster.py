@@ -164,7 +164,7 @@ def _line(error: object) -> str:
 
 def _words(error: Any) -> str:
     """Of an ApiException, which carries a Status as text, or only a reason."""
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
+    with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError):
         return str(json.loads(error.body)["message"])
     return _line(error.reason or error)
 

@@ -30,6 +30,11 @@ LEAST_MEMORY, LEAST_DISK = 1 * GIB, 5 * GIB
 TORCH_SECONDS = 120
 # A leader that lives says so every few seconds.
 LEASE_SECONDS = 60
+# With the names of README's install, whose other values stay.
+ENABLE = (
+    "the chart leaves it off: helm upgrade jitney charts/jitney --namespace jitney-system --reset-then-reuse-values "
+    "--set gateway.enabled=true --set gateway.image.repository=REGISTRY/jitney-gateway"
+)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _disk(name: str, folder: Path) -> Check:
 
 def _torch() -> Check:
     """In a process of its own, as a model is."""
-    way_out = "install the runtime's extra into the same environment: pip install 'jitney[runtime]'"
+    way_out = "it comes with `make setup` in the checkout"
     code = "import torch, jitney_runtime; print(torch.__version__, 'with a GPU' if torch.cuda.is_available() else 'without a GPU')"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TORCH_SECONDS)
@@ -199,7 +204,7 @@ def _cluster() -> Iterator[Check]:
     ready = [pod for pod in pods if pod.ready]
     names = ", ".join(f"{pod.namespace}/{pod.name}" for pod in ready or pods)
     if not pods:
-        yield Check("gateway", f"no pod is labelled {GATEWAY}", install)
+        yield Check("gateway", f"no pod is labelled {GATEWAY}", ENABLE)
     elif not ready:
         yield Check("gateway", f"not ready: {names}", f"kubectl describe pod -n {pods[0].namespace} {pods[0].name}")
     else:

@@ -14,6 +14,7 @@ from jitney_gateway.cli.output import fail
 # Variables of the same name set them in a cluster.
 SIZE_SETTING, SECONDS_SETTING = "JITNEY_MAX_BODY_MEBIBYTES", "JITNEY_CLIENT_SECONDS"
 ALL_SIZES_SETTING = "JITNEY_MAX_ALL_BODIES_MEBIBYTES"
+MEMORY_HELP = "Refuse a launch whose weights cannot fit into what is free. What lies on a hub, without a size, is not checked."
 
 
 def local(
@@ -21,7 +22,7 @@ def local(
     port: Annotated[int, typer.Option("--port", "-p")] = 9997,
     state_dir: Annotated[Path | None, typer.Option("--state-dir", help="What was launched, and logs.")] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error")] = "info",
-    memory_check: Annotated[bool, typer.Option(help="Refuse a launch whose weights cannot fit into what is free.")] = True,
+    memory_check: Annotated[bool, typer.Option(help=MEMORY_HELP)] = True,
     keys_file: Annotated[
         Path | None, typer.Option("--keys-file", envvar="JITNEY_KEYS_FILE", help="Who may call; `jitney keys make` prints its entries.")
     ] = None,

@@ -9,16 +9,17 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 
 from jitney_gateway.bell import Bell
-from jitney_gateway.catalogue import Catalogue
+from jitney_gateway.catalogue import Catalogue, Entry
 from jitney_gateway.destination import Destination, of_model
 from jitney_gateway.errors import GatewayError, bad_field, unknown_model
 from jitney_gateway.failure import Failure
 from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.launch import UID, Launch
-from jitney_gateway.local import folders, memory
+from jitney_gateway.local import folders, memory, weights
 from jitney_gateway.local.log import tail
 from jitney_gateway.local.registry import LocalRegistry
 from jitney_gateway.local.running import Running
@@ -83,12 +84,11 @@ class LocalBackend:
         self._new_uid(launch)
         _check(launch)
         free = memory.available()
-        if launch.model_path or "/" in launch.name:
-            # Without a look at what may be no more than a name on the hub.
-            self._resolve(launch)
+        _, entry = self._resolve(launch)
+        if entry is None:
             there = f"{free / memory.GIB:.1f} GiB are free on this machine"
             return Fit(Verdict.UNKNOWN, f"{there}; how much this model needs is known once it is loaded")
-        return memory.fit(launch, self._catalogue.find(launch.name, launch.size), free, self._promised())
+        return memory.fit(launch, entry, free, self._promised())
 
     async def launch(self, launch: Launch) -> str:
         self._stay()
@@ -117,15 +117,18 @@ class LocalBackend:
     def _prepared(self, uid: str, launch: Launch) -> Running:
         """With processes that are not started yet."""
         _check(launch)
-        reference, context, needs = self._resolve(launch)
+        reference, entry = self._resolve(launch)
+        context = launch.max_model_len or (entry.context if entry else 0) or None
+        needs = memory.needs(launch, entry) if entry else 0
         runtimes = tuple(self._runtime(uid, launch, reference, number) for number in range(launch.replicas))
         return Running(launch, int(time.time()), reference, context, runtimes, needs)
 
     def _check_room(self, launch: Launch) -> None:
-        """GatewayError (503) where its replicas do not fit beside what runs and what is loading. Only what the catalogue knows is
-        checked."""
-        if self._check_memory and not launch.model_path and "/" not in launch.name:
-            memory.check(launch, self._catalogue.find(launch.name, launch.size), memory.available(), self._promised())
+        """GatewayError (503) where its replicas do not fit beside what runs and what is loading. What lies on a hub, and nobody says how
+        large, is not checked."""
+        _, entry = self._resolve(launch)
+        if self._check_memory and entry:
+            memory.check(launch, entry, memory.available(), self._promised())
 
     def _promised(self) -> int:
         return sum(running.promised() for running in self._running.values())
@@ -133,16 +136,18 @@ class LocalBackend:
     def _runtime(self, uid: str, launch: Launch, reference: str, number: int) -> Runtime:
         return Runtime(f"{uid}-{number}", self._arguments(uid, launch, reference), launch.envs, self._logs, self._bell.ring)
 
-    def _resolve(self, launch: Launch) -> tuple[str, int | None, int]:
-        """What the runtime is to load, the window, and the memory that it needs, where they are known."""
+    def _resolve(self, launch: Launch) -> tuple[str, Entry | None]:
+        """What the runtime is to load, and what is known of it before: of a catalogue name all, of a folder what its weights say, of a
+        repository the size that a person says."""
         if launch.model_path and launch.model_path.startswith("hf://"):
-            return _repository("model_path", launch.model_path), launch.max_model_len, 0
+            return _sized(launch, _repository("model_path", launch.model_path))
         if launch.model_path:
-            return str(folders.found("model_path", launch.model_path)), launch.max_model_len, 0
+            folder = folders.found("model_path", launch.model_path)
+            return str(folder), _entry(launch, str(folder), weights.parameters(folder))
         if "/" in launch.name:
-            return _repository("model_name", launch.name), launch.max_model_len, 0
+            return _sized(launch, _repository("model_name", launch.name))
         entry = self._catalogue.find(launch.name, launch.size)
-        return entry.repository, launch.max_model_len or entry.context, memory.needs(launch, entry)
+        return entry.repository, entry
 
     def _arguments(self, uid: str, launch: Launch, reference: str) -> tuple[str, ...]:
         flags = {
@@ -150,7 +155,7 @@ class LocalBackend:
             "--served-model-name": uid,
             "--max-num-seqs": launch.max_num_seqs,
             "--quantization": launch.quantization,
-            "--device": launch.device,
+            "--device": memory.device(launch),
             "--drain-seconds": DRAIN_SECONDS,
             # Another model may want the same GPU, or the limit of the container that all run in.
             "--memory-share": 0.7,
@@ -170,7 +175,7 @@ class LocalBackend:
             raise GatewayError(400, f"{uid} was not started: {running.failure}", code="model_failed")
         if len(running.runtimes) + count > MOST_REPLICAS:
             raise bad_field("replica", f"{uid} has {len(running.runtimes)}, and at most {MOST_REPLICAS} are started on one machine")
-        reference, _, _ = self._resolve(running.launch)
+        reference, _ = self._resolve(running.launch)
         self._check_room(dataclasses.replace(running.launch, replicas=count))
         first = max(int(runtime.id) for runtime in running.runtimes) + 1
         added = tuple(self._runtime(uid, running.launch, reference, number) for number in range(first, first + count))
@@ -280,10 +285,23 @@ def _repository(field: str, reference: str) -> str:
     return name
 
 
+def _sized(launch: Launch, repository: str) -> tuple[str, Entry | None]:
+    return repository, _entry(launch, repository, int(Decimal(launch.size) * 10**9) if launch.size else None)
+
+
+def _entry(launch: Launch, reference: str, parameters: int | None) -> Entry | None:
+    """Its window, and what its keys and values take, are known once it is loaded."""
+    if parameters is None:
+        return None
+    return Entry(launch.name, launch.size or "", reference, launch.revision, parameters, context=0, kv_elements=0)
+
+
 def _check(launch: Launch) -> None:
     """What no machine alone can do. GatewayError (400) with the field's name."""
     if launch.replicas > MOST_REPLICAS:
         raise bad_field("replica", f"at most {MOST_REPLICAS} are started on one machine, not {launch.replicas}")
+    if launch.quantization != "none" and launch.device == "cuda":
+        raise bad_field("quantization", f"{launch.quantization} is served on a CPU, and not on a GPU yet: take n_gpu None, or none")
     for name in launch.envs:
         if name.startswith("JITNEY_"):
             raise bad_field("envs", f"{name} would change what the server itself tells the runtime: use the fields of the launch instead")

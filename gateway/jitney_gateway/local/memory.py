@@ -11,8 +11,10 @@ from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.launch import Launch
 from jitney_gateway.machine import Machine
 
-# float32, as the runtime computes on a CPU.
-BYTES = 4
+# Of a number: float32, as the runtime computes on a CPU unless a launch says otherwise.
+BYTES, HALVES = 4, {"bfloat16": 2, "float16": 2}
+# Of a weight in a quantized linear layer, its scale included; keys and values, and the table of the vocabulary, are bfloat16 beside them.
+QUANTIZED, NARROW = {"int8": 1 + 4 / 512, "int4": 20 / 32}, 2
 # Interpreter, torch and activations.
 OVERHEAD = 512 * 1024**2
 # The runtime makes room for as many keys and values as there is memory for: at least one answer of this many tokens.
@@ -39,7 +41,7 @@ def needs(launch: Launch, entry: Entry) -> int:
     if _on_gpu(launch):
         return 0
     tokens = launch.max_model_len or min(SHORTEST, entry.context)
-    return _weights(entry) + tokens * entry.kv_elements * BYTES + OVERHEAD
+    return _weights(launch, entry) + tokens * entry.kv_elements * _bytes(launch) + OVERHEAD
 
 
 def fit(launch: Launch, entry: Entry, free: int, promised: int = 0) -> Fit:
@@ -50,10 +52,9 @@ def fit(launch: Launch, entry: Entry, free: int, promised: int = 0) -> Fit:
     each, count = needs(launch, entry), launch.replicas
     several = f"for {count} replicas of {each / GIB:.1f} each " if count > 1 else ""
     loading = f", of which models that are loading will take {promised / GIB:.1f}" if promised else ""
-    figures = (
-        f"{entry.name} {entry.size} needs {each * count / GIB:.1f} GiB {several}(weights {_weights(entry) / GIB:.1f}) and this machine has "
-        f"{free / GIB:.1f} GiB free{loading}"
-    )
+    weights = f"(weights {_weights(launch, entry) / GIB:.1f})"
+    needed = f"{entry.name} {entry.size}".rstrip() + f" needs {each * count / GIB:.1f} GiB {several}{weights}"
+    figures = f"{needed} and this machine has {free / GIB:.1f} GiB free{loading}"
     if each * count > free - promised:
         fewer = "fewer replicas, " if count > 1 else ""
         way_out = f"take {fewer}a smaller size, lower context_length, or terminate another model"
@@ -68,10 +69,25 @@ def check(launch: Launch, entry: Entry, free: int, promised: int = 0) -> None:
         raise GatewayError(503, found.message, code="does_not_fit")
 
 
+def device(launch: Launch) -> str:
+    """For the runtime: a CPU alone serves quantized weights, also where there is a GPU."""
+    return "cpu" if launch.quantization in QUANTIZED and launch.device == "auto" else launch.device
+
+
 def _on_gpu(launch: Launch) -> bool:
     """The runtime takes one by itself where there is one; told by the driver, which a torch without CUDA does not use."""
-    return launch.device == "cuda" or (launch.device == "auto" and Machine.here().gpus > 0)
+    wanted = device(launch)
+    return wanted == "cuda" or (wanted == "auto" and Machine.here().gpus > 0)
 
 
-def _weights(entry: Entry) -> int:
-    return entry.parameters * BYTES
+def _weights(launch: Launch, entry: Entry) -> int:
+    """As the operator's estimate has it. Where only the number of weights is known, at least so many."""
+    if launch.quantization not in QUANTIZED:
+        return entry.parameters * _bytes(launch)
+    layers = entry.parameters - entry.wide - entry.table - (0 if entry.tied else entry.scores)
+    packed = layers * QUANTIZED[launch.quantization] + entry.scores * QUANTIZED["int8"]
+    return int(packed) + entry.table * NARROW + entry.wide * BYTES
+
+
+def _bytes(launch: Launch) -> int:
+    return NARROW if launch.quantization in QUANTIZED else HALVES.get(launch.dtype or "", BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jitney_gateway.catalogue import Catalogue
@@ -15,7 +16,8 @@ from jitney_gateway.server.guard import Terms
 
 logger = logging.getLogger(__name__)
 
-OLD_SWITCH = "XINFERENCE_TRANSFORMERS_ENABLE_BATCHING"
+# Of Xinference's server.
+OLD_SWITCH, OLD_SOURCE = "XINFERENCE_TRANSFORMERS_ENABLE_BATCHING", "XINFERENCE_MODEL_SRC"
 # For clients that have not read the end of their answers when every model is gone.
 LAST_SECONDS = 5
 
@@ -32,11 +34,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def unheeded(environment: Mapping[str, str]) -> Iterator[str]:
+    """What somebody asks for as of Xinference's server, and does not get."""
+    if environment.get(OLD_SWITCH) == "0":
+        yield f"{OLD_SWITCH}=0 has no effect: requests always share one batch; set max_num_seqs to 1 to serve one at a time"
+    source = environment.get(OLD_SOURCE)
+    if source and source.lower() != "huggingface":
+        yield f"{OLD_SOURCE}={source} has no effect: models come from the Hugging Face hub; HF_ENDPOINT names a mirror of it"
+
+
 async def serve(host: str, port: int, folder: Path, log_level: str, check_memory: bool, terms: Terms) -> None:
     """Until it is told to stop and every model's process is gone. ValueError where the record in `folder` cannot be read, or another
     server has it."""
-    if os.environ.get(OLD_SWITCH) == "0":
-        logger.warning("%s=0 has no effect: requests always share one batch; set max_num_seqs to 1 to serve one at a time", OLD_SWITCH)
+    for words in unheeded(os.environ):
+        logger.warning(words)
     catalogue = Catalogue.read()
     with lock.held(folder):
         backend = LocalBackend(folder, catalogue, log_level, check_memory)

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.errors import GatewayError
-from jitney_gateway.launch import Launch
+from jitney_gateway.launch import QUANTIZATIONS, Launch
 from jitney_gateway.model import written_size
 from jitney_gateway.server import absent, audit, cluster, registering, replicas, wanted
 from jitney_gateway.server.body import json_body
@@ -19,6 +19,8 @@ from jitney_gateway.server.registering import resolved
 from jitney_gateway.server.replicas import known
 from jitney_gateway.server.uids import by_uid
 
+# Of every model that nobody has registered.
+SERVED = tuple(dict.fromkeys(QUANTIZATIONS.values()))
 LONGEST_TOLD = 100
 
 
@@ -110,7 +112,7 @@ def _telling(backend: Backend, catalogue: Catalogue) -> APIRouter:
     async def engines(name: str) -> dict[str, list[dict[str, Any]]] | None:
         """None where there is no such model, as there."""
         if entries := catalogue.of(name):
-            return {"Transformers": [_offer(entry.name, entry.size, ("none",)) for entry in entries]}
+            return {"Transformers": [_offer(entry.name, entry.size, SERVED) for entry in entries]}
         family = await backend.registry.find(name)
         if family is None:
             return None

@@ -132,7 +132,9 @@ async def ask(client: aiohttp.ClientSession, side: Side, chat: Chat, came: list[
 
 
 def client() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+    )
 
 
 async def _all(side: Side, chats: Iterable[Chat], at_once: int) -> list[Heard]:

@@ -15,7 +15,11 @@ from jitney_gateway.launch import Launch
 
 @dataclass(frozen=True)
 class Entry:
-    """One size of a model. `parameters` as stored, `context` in tokens, `kv_elements` per token: keys and values of all layers."""
+    """One size of a model. `parameters` as stored, `context` in tokens, `kv_elements` per token: keys and values of all layers.
+
+    Of weights in a quantized model `scores` of the vocabulary are int8 at least, `table` is kept as bfloat16 and `wide` as float32; 0 where
+    that is not known.
+    """
 
     name: str
     size: str
@@ -24,11 +28,31 @@ class Entry:
     parameters: int
     context: int
     kv_elements: int
+    scores: int = 0
+    table: int = 0
+    wide: int = 0
+    tied: bool = False
 
     @classmethod
     def parse(cls, name: str, size: str, values: Mapping[str, Any]) -> Self:
         kv = 2 * values["layers"] * values["kvHeads"] * values["headDim"]
-        return cls(name, size, values["repository"], values.get("revision"), values["parameters"], values["context"], kv)
+        scores, scaled = values.get("vocabulary", 0) * values.get("hidden", 0), bool(values.get("scaledEmbedding"))
+        wide = scores if scaled else 0
+        if values.get("experts"):
+            wide += values["layers"] * values["experts"] * values["hidden"] * (3 * values["expertIntermediate"] + 1)
+        return cls(
+            name=name,
+            size=size,
+            repository=values["repository"],
+            revision=values.get("revision"),
+            parameters=values["parameters"],
+            context=values["context"],
+            kv_elements=kv,
+            scores=scores,
+            table=0 if scaled else scores,
+            wide=wide,
+            tied=bool(values.get("tied")),
+        )
 
 
 class Catalogue:

@@ -14,13 +14,14 @@ from jitney_operator.errors import Rejected, SettingsError
 
 # As the resource's own, and its status.resolved, may be.
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_COUNTED = ("hidden", "vocabulary", "experts", "expertIntermediate")
 NEEDED = ("repository", "parameters", "layers", "kvHeads", "headDim", "context")
 
 
 @dataclass(frozen=True)
 class Model:
     """One size of one model. `parameters` is a count, not billions; `tied` of them, embedding and projection of the vocabulary in one, 0
-    where these are two."""
+    where these are two. `scores`: weights of that projection, 0 where the entry does not say."""
 
     repository: str
     size: str
@@ -32,10 +33,15 @@ class Model:
     tied: int = 0
     # A commit, branch or tag of the repository; None is its default branch.
     revision: str | None = None
+    scores: int = 0
+    # Of `parameters`, what a quantized model keeps as bfloat16, and what as float32.
+    table: int = 0
+    wide: int = 0
 
     @classmethod
     def parse(cls, size: str, values: Mapping[str, Any]) -> Self:
-        """`hidden` and `vocabulary` are needed where `tied` is true."""
+        """`hidden` and `vocabulary` are needed where `tied` is true, and where a quantized model is to be counted closely."""
+        embedding, scaled = values.get("vocabulary", 0) * values.get("hidden", 0), bool(values.get("scaledEmbedding"))
         return cls(
             repository=values["repository"],
             size=size,
@@ -44,9 +50,19 @@ class Model:
             kv_heads=values["kvHeads"],
             head_dim=values["headDim"],
             context=values["context"],
-            tied=values["vocabulary"] * values["hidden"] if values.get("tied") else 0,
+            tied=embedding if values.get("tied") else 0,
             revision=values.get("revision"),
+            scores=embedding,
+            table=0 if scaled else embedding,
+            wide=_experts(values) + (embedding if scaled else 0),
         )
+
+
+def _experts(values: Mapping[str, Any]) -> int:
+    """Weights of all experts, three matrices each, and of what chooses between them: no linear layers to the runtime."""
+    if "experts" not in values:
+        return 0
+    return int(values["layers"] * values["experts"] * values["hidden"] * (3 * values["expertIntermediate"] + 1))
 
 
 class Catalogue:
@@ -101,10 +117,12 @@ def _model(name: str, size: str, values: Any) -> Model:
         raise SettingsError(f"{place}: a size is in billions of parameters, such as 4 or 0.5") from error
     if not isinstance(values, Mapping):
         raise SettingsError(f"{place} must be a mapping, not {values!r}")
-    missing = [key for key in (*NEEDED, *(("hidden", "vocabulary") if values.get("tied") else ())) if key not in values]
+    more = {"tied": ("hidden", "vocabulary"), "experts": ("hidden", "expertIntermediate")}
+    needed = (*NEEDED, *(key for with_it, keys in more.items() if values.get(with_it) for key in keys))
+    missing = [key for key in needed if key not in values]
     if missing:
         raise SettingsError(f"{place}: {missing[0]} is missing")
-    wrong = [key for key in (*NEEDED[1:], "hidden", "vocabulary") if key in values and (type(values[key]) is not int or values[key] < 1)]
+    wrong = [key for key in (*NEEDED[1:], *_COUNTED) if key in values and (type(values[key]) is not int or values[key] < 1)]
     if wrong:
         raise SettingsError(f"{place}: {wrong[0]} must be a whole number above 0, not {values[wrong[0]]!r}")
     revision = values.get("revision", "")

@@ -37,7 +37,7 @@ REASONS: dict[str, Reason] = {
     "DoesNotFit": Reason(
         ("Accepted",),
         "The model needs more memory than the profile gives; nothing was scheduled.",
-        "Take what the message says would fit: a smaller maxModelLen or maxNumSeqs, or a bigger profile.",
+        "Take what the message says would fit: a smaller maxModelLen or maxNumSeqs, a bigger profile, or a quantization.",
     ),
     "ProfileNotFound": Reason(
         ("Accepted",), "No profile has this name or device.", "Set `spec.resourceProfile` to one that the message lists."
@@ -53,7 +53,7 @@ REASONS: dict[str, Reason] = {
     "NotSupportedYet": Reason(
         ("Accepted", "ModelLoaded"),
         "This version cannot do what the spec or the model asks for.",
-        "Leave the field out, or choose another model.",
+        "Take what the message says would do, leave the field out, or choose another model.",
     ),
     "FeatureUnavailable": Reason(
         ("Accepted", "ModelLoaded"),

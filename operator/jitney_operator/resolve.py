@@ -56,17 +56,17 @@ class Resolved:
 def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> Resolved:
     """What this generation means; Rejected when it cannot run."""
     spec, kept = mdep.spec, _kept(mdep)
-    refuse_unsupported(mdep, settings)
+    refuse_unavailable(mdep, settings)
     permits.check(spec, settings.allow)
     model, reference, source = _known(spec, kept, catalogue) if kept else find_model(spec, catalogue)
-    request = Request(model, spec.max_num_seqs, spec.max_model_len) if model else None
+    request = Request(model, spec.max_num_seqs, spec.max_model_len, spec.quantization) if model else None
     placed = _as_before(spec, kept, request, settings)
     if placed:
         (profile, estimate), explanation = placed, kept.get("explanation", "")
     else:
         tried = candidates(spec, settings)
         profile, estimate = place(spec, tried, request, settings)
-        explanation = explain(profile, tried[: tried.index(profile)], request, estimate)
+        explanation = explain(spec, profile, tried[: tried.index(profile)], request, estimate, settings)
     image = spec.image or kept.get("image") or profile.image or settings.runtime_image
     revision = kept.get("revision") if kept else spec.revision or (model.revision if model else None)
     window = estimate.max_model_len if estimate else spec.max_model_len or kept.get("maxModelLen")
@@ -87,8 +87,11 @@ def _known(spec: Spec, kept: Json, catalogue: Catalogue) -> tuple[Model | None, 
 
 
 def _as_before(spec: Spec, kept: Json, request: Request | None, settings: Settings) -> tuple[Profile, Estimate | None] | None:
-    """The profile and window that this generation has already; None where it has none, or the administrator made the profile too small."""
+    """The profile and window that this generation has already; None where it has none, or the administrator made the profile too small or
+    gave it a device that does not serve it."""
     profile = settings.profiles.get(kept.get("profile", ""))
+    if profile and not fit.serves(profile.device, spec.quantization):
+        return None
     if profile is None or request is None:
         return (profile, None) if profile else None
     held = replace(request, max_model_len=request.max_model_len or kept.get("maxModelLen"))
@@ -96,9 +99,14 @@ def _as_before(spec: Spec, kept: Json, request: Request | None, settings: Settin
     return (profile, estimate) if estimate else None
 
 
-def explain(profile: Profile, passed_over: tuple[Profile, ...], request: Request | None, estimate: Estimate | None) -> str:
+def explain(
+    spec: Spec, profile: Profile, passed_over: tuple[Profile, ...], request: Request | None, estimate: Estimate | None, settings: Settings
+) -> str:
     """What was chosen for the person, and why; empty where nothing was."""
     parts = []
+    devices = {other.device for other in settings.profiles.values()} if (spec.profile, spec.device) == (None, "auto") else set()
+    if not all(fit.serves(device, spec.quantization) for device in devices):
+        parts.append(f"{profile.name} was chosen because quantization {spec.quantization} is served on a CPU.")
     if passed_over:
         names = ", ".join(f"{other.name} ({gib(other.memory)})" for other in passed_over)
         parts.append(f"{profile.name} ({gib(profile.memory)}) holds the model and {names} would not.")
@@ -107,15 +115,9 @@ def explain(profile: Profile, passed_over: tuple[Profile, ...], request: Request
     return " ".join(parts)
 
 
-def refuse_unsupported(mdep: ModelDeployment, settings: Settings) -> None:
-    """What the schema promises and this version does not do yet is refused aloud, not ignored."""
+def refuse_unavailable(mdep: ModelDeployment, settings: Settings) -> None:
+    """What this installation lacks is refused aloud, not ignored."""
     spec = mdep.spec
-    missing = {
-        f"quantization {spec.quantization}": spec.quantization != "none",
-    }
-    for what, asked in missing.items():
-        if asked:
-            raise Rejected("NotSupportedYet", f"This version does not support {what} yet; remove it from the spec.")
     if spec.autoscaling and spec.autoscaling.least == 0 and not settings.wakes(mdep.key.namespace):
         raise Rejected(
             "FeatureUnavailable",
@@ -134,24 +136,45 @@ def place(spec: Spec, profiles: tuple[Profile, ...], request: Request | None, se
         if estimate:
             return profile, estimate
     largest = max(profiles, key=lambda profile: profile.memory)
-    others = (profile for profile in settings.profiles.values() if profile not in profiles and spec.device in ("auto", profile.device))
+    others = (profile for profile in _serving(spec, settings) if profile not in profiles)
     fitting = tuple(
         f"{profile.name} ({gib(profile.memory)})" for profile in others if fit.within(request, profile.device, memory_of(spec, profile))
     )
-    raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting)
+    on_cpus = max((memory_of(spec, profile) for profile in profiles if profile.device == "cpu"), default=0)
+    raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting, on_cpus)
 
 
 def candidates(spec: Spec, settings: Settings) -> tuple[Profile, ...]:
-    """The named profile alone; without a name the administrator's default, if there is one, and then the others from the smallest on."""
+    """The named profile alone; without a name the administrator's default, if there is one, and then the others from the smallest on.
+
+    Rejected where none of them serves the quantization.
+    """
     names = ", ".join(settings.profiles)
     if spec.profile is None:
         default = settings.default_profile
-        ordered = sorted(settings.profiles.values(), key=lambda profile: (profile.name != default, profile.gpus, profile.memory))
-        found = tuple(profile for profile in ordered if spec.device in ("auto", profile.device))
-        if not found:
+        if not any(spec.device in ("auto", profile.device) for profile in settings.profiles.values()):
             raise Rejected("ProfileNotFound", f"No profile has the device {spec.device}; the administrator's profiles are {names}.")
-        return found
-    return (_named_profile(spec, settings, names),)
+        found = sorted(_serving(spec, settings), key=lambda profile: (profile.name != default, profile.gpus, profile.memory))
+    else:
+        named = _named_profile(spec, settings, names)
+        found = [named] if fit.serves(named.device, spec.quantization) else []
+    if not found:
+        raise Rejected("NotSupportedYet", _on_a_gpu(spec, settings))
+    return tuple(found)
+
+
+def _on_a_gpu(spec: Spec, settings: Settings) -> str:
+    what = f"This version serves quantization {spec.quantization} on a CPU and not on a GPU yet"
+    cpus = ", ".join(profile.name for profile in settings.profiles.values() if profile.device == "cpu")
+    if not cpus:
+        return f"{what}, and no profile has the device cpu; set quantization to none, or ask the administrator for such a profile."
+    return f"{what}; choose a profile with the device cpu ({cpus}), or set quantization to none."
+
+
+def _serving(spec: Spec, settings: Settings) -> list[Profile]:
+    """Of the device that is asked for, and serving the quantization."""
+    found = (profile for profile in settings.profiles.values() if spec.device in ("auto", profile.device))
+    return [profile for profile in found if fit.serves(profile.device, spec.quantization)]
 
 
 def _named_profile(spec: Spec, settings: Settings, names: str) -> Profile:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from importlib import resources
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from jitney_operator.catalogue import Model
 from jitney_runtime.torch_backend import loading
 
 TEXT = resources.files("jitney_operator").joinpath("catalogue.yaml").read_text()
@@ -56,6 +59,17 @@ def test_its_figures_are_those_of_the_model(entry: dict[str, Any]):
         assert keys == (entry["kvHeads"] * entry["headDim"], entry["hidden"])
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == entry["tied"]
+    found, kept = Model.parse("1", entry), _quantized(model)
+    assert (kept["table"], kept["wide"]) == pytest.approx((found.table, found.wide), abs=0.003 * found.parameters)
+
+
+def _quantized(model: nn.Module) -> Counter[str]:
+    """Weights by what becomes of them in a quantized model on a CPU: tables of bfloat16, and what stays float32; the rest is packed."""
+    names = {nn.Embedding: "table", nn.Linear: "packed"}
+    kept = Counter[str]()
+    for module in model.modules():
+        kept[names.get(type(module), "wide")] += sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    return kept
 
 
 def test_no_window_is_longer_than_what_the_runtime_serves():

@@ -15,6 +15,8 @@ from jitney_gateway.catalogue import Catalogue as Front
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.kubernetes.settings import Settings, SettingsError
 from jitney_gateway.launch import Launch
+from jitney_gateway.local import memory
+from jitney_operator import fit
 from jitney_operator.catalogue import Catalogue as Operator
 from jitney_operator.errors import Rejected
 
@@ -36,13 +38,24 @@ def in_the_operator(size: str, written: Json) -> Json:
         "context": written["context"],
         "tied": written["vocabulary"] * written["hidden"] if written.get("tied") else 0,
         "revision": written.get("revision"),
+        **in_a_quantized_model(written),
     }
+
+
+def in_a_quantized_model(written: Json) -> Json:
+    """Weights that score the vocabulary, and that are kept as bfloat16 and as float32; 0 where an entry does not say."""
+    scores, scaled = written.get("vocabulary", 0) * written.get("hidden", 0), "scaledEmbedding" in written
+    wide = scores if scaled else 0
+    if "experts" in written:
+        wide += written["layers"] * written["experts"] * written["hidden"] * (3 * written["expertIntermediate"] + 1)
+    return {"scores": scores, "table": 0 if scaled else scores, "wide": wide}
 
 
 def in_the_front_door(name: str, size: str, written: Json) -> Json:
     """The same of the other reader."""
     kv = 2 * written["layers"] * written["kvHeads"] * written["headDim"]
     same = {field: written[field] for field in ("repository", "parameters", "context")}
+    same |= in_a_quantized_model(written) | {"tied": written.get("tied", False)}
     return {"name": name, "size": size, "revision": written.get("revision"), "kv_elements": kv, **same}
 
 
@@ -63,6 +76,14 @@ def test_both_read_every_figure(name: str, size: str):
     written = WRITTEN[name][size]
     assert asdict(OPERATOR.find(name, size)) == in_the_operator(size, written)
     assert asdict(FRONT.find(name, size)) == in_the_front_door(name, size, written)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_both_count_a_quantized_model_alike(quantization: str):
+    launch = Launch("m", device="cpu", quantization=quantization, max_model_len=1000)
+    for name, size in ENTRIES:
+        wanted = fit.estimate(OPERATOR.find(name, size), "cpu", 1, 1000, quantization)
+        assert memory.needs(launch, FRONT.find(name, size)) - memory.OVERHEAD == wanted.weights + wanted.kv_cache, (name, size)
 
 
 OURS = {"repository": "org/our-chat-3b", "parameters": 3, "layers": 2, "kvHeads": 2, "headDim": 8, "context": 64, "revision": "v1"}

@@ -43,17 +43,17 @@ def test_of_its_own_it_takes_nearly_all_and_of_what_others_use_less(free):
 
 
 @pytest.mark.parametrize("seqs", [1, 4, 16])
-@pytest.mark.parametrize("device", IN_USE)
-def test_one_window_of_what_the_operator_accepts_always_fits(free, device: str, seqs: int):
+@pytest.mark.parametrize(("device", "quantization"), [*((device, "none") for device in IN_USE), *(("cpu", name) for name in fit.QUANTIZED)])
+def test_one_window_of_what_the_operator_accepts_always_fits(free, device: str, quantization: str, seqs: int):
     """Else a resource says Fits and its pods end with OutOfMemory."""
     catalogue, seen = Catalogue.read(), 0
     models = [catalogue.find(name, size) for name, sizes in ENTRIES.items() for size in sizes]
     for model, gib in itertools.product(models, range(1, 97)):
-        accepted = fit.within(fit.Request(model, seqs, None), device, gib * GIB)
+        accepted = fit.within(fit.Request(model, seqs, None, quantization), device, gib * GIB)
         if accepted is None:
             continue
         seen += 1
         taken = accepted.weights + IN_USE[device]
         budget = free(640 * GIB, gib * GIB - taken, taken, device)
-        assert budget >= accepted.max_model_len * fit.kv_bytes_per_token(model, device), (model, gib)
+        assert budget >= accepted.max_model_len * fit.kv_bytes_per_token(model, device, quantization), (model, gib)
     assert seen

@@ -323,6 +323,24 @@ def test_gpus_only_where_the_profile_has_them(namespace: Namespace, operator: Op
     assert strategy(namespace) == rolling(0, 1), "a GPU is seldom spare"
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_quantized_model_is_served_on_a_cpu(namespace: Namespace, operator: Operator, quantization: str):
+    namespace.create(**SMALL, quantization=quantization)
+    operator.until(lambda: children.deployment(namespace))
+    args = runtime(namespace)["args"]
+    assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == [quantization, "cpu"]
+    operator.until(lambda: namespace.condition("Accepted")["reason"] == "Fits")
+    assert f"because quantization {quantization} is served on a CPU" in namespace.get()["status"]["resolved"]["explanation"]
+
+
+def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, quantization="int8", resourceProfile="nvidia-gpu")
+    operator.until(lambda: namespace.reason() == "NotSupportedYet")
+    assert "choose a profile with the device cpu (cpu)" in namespace.condition("Accepted")["message"]
+    assert namespace.condition("Stalled")["status"] == "True"
+    assert not namespace.kubectl("get", "deployments", "-o", "name")
+
+
 def test_a_server_without_image_volumes_is_said(namespace: Namespace, plane: ControlPlane, tmp_path: Path):
     """The tests' API server is older than image volumes are on by default."""
     with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:

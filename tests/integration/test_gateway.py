@@ -75,8 +75,8 @@ def test_the_resources_own_reason_is_the_error(namespace: Namespace, operator: O
     with pytest.raises(RuntimeError, match=r"SizeNotFound: qwen1\.5-chat comes in several sizes"):
         client.launch_model(**CATALOGUED)
     assert not namespace.kubectl("get", "mdep", "-o", "name"), "a launch that failed is not left behind"
-    with pytest.raises(RuntimeError, match="NotSupportedYet"):
-        client.launch_model(**SMALL | {"quantization": "int8"})
+    with pytest.raises(RuntimeError, match="ProfileNotFound: No profile has the device cuda"):
+        client.launch_model(**SMALL | {"quantization": "int8", "n_gpu": 1})
 
 
 PULLING = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image: not found"}}

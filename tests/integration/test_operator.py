@@ -178,13 +178,6 @@ def test_what_an_earlier_resource_left_is_waited_for_and_after_a_while_told(crea
     assert children.deployment(created)["metadata"]["ownerReferences"][0]["uid"] == created.get()["metadata"]["uid"]
 
 
-def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Operator):
-    namespace.create(**SMALL, quantization="int8")
-    operator.until(lambda: namespace.reason() == "NotSupportedYet")
-    assert namespace.condition("Stalled")["status"] == "True"
-    assert not namespace.kubectl("get", "deployments", "-o", "name")
-
-
 def test_the_runtimes_last_words_reach_the_resource(created: Namespace, operator: Operator):
     children.make_pod(created)
     # Longer in bytes than an Event may be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -10,9 +11,11 @@ from jitney_operator import fit
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.errors import Rejected
 from jitney_operator.fit import Request
+from jitney_operator.quantities import gib
 
 GIB = 1024**3
-SMOLLM2 = Catalogue.read().find("smollm2-instruct", "0.135")
+CATALOGUE = Catalogue.read()
+SMOLLM2 = CATALOGUE.find("smollm2-instruct", "0.135")
 
 
 @pytest.mark.parametrize(("device", "width"), [("cpu", 4), ("cuda", 2)])
@@ -24,8 +27,31 @@ def test_weights_and_keys_and_values_are_counted_in_the_runtimes_dtype(device: s
     assert found.kv_cache == 16 * 2048 * 2 * 30 * 3 * 64 * width
 
 
-def asked(max_num_seqs: int, max_model_len: int | None = None) -> Request:
-    return Request(SMOLLM2, max_num_seqs, max_model_len)
+@pytest.mark.parametrize(("quantization", "bits"), [("int8", 8), ("int4", 5)])
+def test_quantized_are_the_linear_layers(quantization: str, bits: int):
+    found = fit.estimate(SMOLLM2, "cpu", 16, 2048, quantization)
+    table, layers = 49_152 * 576, SMOLLM2.parameters - 49_152 * 576
+    # What scores the vocabulary is a copy of the table, int8 in both, and the table itself bfloat16.
+    assert found.weights == pytest.approx(layers * bits / 8 + table + 2 * table, rel=0.01)
+    assert found.kv_cache == 16 * 2048 * 2 * 30 * 3 * 64 * 2
+    assert found.overhead == fit.OVERHEAD_FLOOR + int(found.weights * fit.OVERHEAD_SHARE)
+
+
+def test_what_no_quantization_makes_smaller_is_counted_as_it_is():
+    experts = CATALOGUE.find("qwen3", "30")
+    assert fit.weight_bytes(experts, "cpu", "int4") > 0.9 * fit.weight_bytes(experts, "cpu")
+    gemma = CATALOGUE.find("gemma-3-1b-it", None)
+    assert fit.weight_bytes(gemma, "cpu", "int8") > 4 * 262_144 * 1152 + gemma.parameters
+
+
+def test_a_model_whose_vocabulary_is_not_told_is_not_counted_too_small():
+    known = CATALOGUE.find("qwen2.5-instruct", "7")
+    told = fit.weight_bytes(dataclasses.replace(known, scores=0, table=0), "cpu", "int8")
+    assert fit.weight_bytes(known, "cpu", "int8") < told == 2 * known.parameters
+
+
+def asked(max_num_seqs: int, max_model_len: int | None = None, quantization: str = "none") -> Request:
+    return Request(SMOLLM2, max_num_seqs, max_model_len, quantization)
 
 
 def test_the_window_is_lowered_to_what_fits_when_none_was_asked_for():
@@ -45,10 +71,21 @@ def test_what_the_advice_names_really_fits():
     assert fit.within(asked(batch + 1, 8192), "cpu", 2 * GIB) is None
 
 
-def test_int8_is_named_where_it_would_do():
-    wish = asked(1, 8192).wish("cpu")
-    assert "int8" in fit.refusal(asked(1, 8192), "cpu", wish.total - wish.weights // 2, ()).message
-    assert "int8" not in fit.refusal(asked(1, 8192), "cpu", wish.total - wish.weights, ()).message
+def test_the_quantization_that_would_do_is_named_with_its_figures():
+    least = {quantization: asked(1, 8192, quantization).wish("cpu") for quantization in ("none", "int8", "int4")}
+    assert quantization_named("none", least["int8"].total) == f"int8 ({gib(least['int8'].total)}, weights {gib(least['int8'].weights)})"
+    assert quantization_named("none", least["int8"].total - 1).startswith("int4 (")
+    assert quantization_named("none", least["int4"].total - 1) == ""
+    assert quantization_named("int8", least["int8"].total - 1).startswith("int4 (")
+    assert quantization_named("int4", least["int4"].total - 1) == ""
+
+
+def quantization_named(asked_for: str, memory: int) -> str:
+    """Among the ways out, on a CPU; a GPU of as much names none."""
+    request = asked(1, 8192, asked_for)
+    assert "quantization" not in fit.refusal(request, "cuda", memory, ()).message
+    found = re.search(r"What would fit: .*quantization (.*?\))", fit.refusal(request, "cpu", memory, (), memory).message)
+    return found[1] if found else ""
 
 
 def test_a_window_beyond_the_models_helps_nobody():

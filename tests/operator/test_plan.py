@@ -72,8 +72,18 @@ def test_suspended_is_ready_and_not_available():
         ),
         (SMALL | {"maxModelLen": 8192, "maxNumSeqs": 512}, "DoesNotFit", "What would fit: "),
         (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
-        (SMALL | {"quantization": "int8"}, "NotSupportedYet", "int8"),
-        (SMALL | {"quantization": "int4"}, "NotSupportedYet", "int4"),
+        (SMALL | {"quantization": "int8", "device": "cuda"}, "NotSupportedYet", "choose a profile with the device cpu (cpu), or set"),
+        (SMALL | {"quantization": "int4", "resourceProfile": "gpu"}, "NotSupportedYet", "int4 on a CPU and not on a GPU yet"),
+        (
+            {"model": "qwen2.5-instruct", "size": "1.5", "resourceProfile": "cpu"},
+            "DoesNotFit",
+            "What would fit: resourceProfile gpu (24.00Gi) or quantization int8 (4.00Gi, weights 1.88Gi, maxModelLen 3552).",
+        ),
+        (
+            {"model": "qwen2.5-instruct", "size": "3", "resourceProfile": "cpu", "quantization": "int8", "maxModelLen": 1024},
+            "DoesNotFit",
+            "has 4.00Gi. What would fit: quantization int4 (3.67Gi, weights 2.49Gi).",
+        ),
         (
             SMALL | {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},
             "FeatureUnavailable",
@@ -280,9 +290,34 @@ def test_a_model_of_which_nobody_knows_who_scales_it_says_so():
 def test_a_refused_generation_is_told_with_the_replicas_that_stay():
     mdep = resource(**SMALL)
     serving = running(mdep, {"state": {"running": {}}}, Ready="True")
-    status = make(resource(**SMALL, suspend=True, quantization="int8"), serving).status(NOW)
+    status = make(resource(**SMALL, suspend=True, quantization="int8", device="cuda"), serving).status(NOW)
     assert conditions(status)["Accepted"] == ("False", "NotSupportedYet")
     assert (status["ready"], conditions(status)["ModelLoaded"], conditions(status)["Available"][0]) == ("1/1", ("True", "Loaded"), "True")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_quantized_model_goes_to_a_cpu(quantization: str):
+    both = Settings(profiles={"gpu": Profile("gpu", "cuda", 24 * GI, gpus=1), "cpu": SETTINGS.profiles["cpu"]}, default_profile="gpu")
+    mdep = resource(**SMALL, quantization=quantization)
+    made = plan.make(mdep, Observed(), both, CATALOGUE)
+    args = made.changes[1]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == [quantization, "cpu"]
+    resolved = made.status(NOW)["resolved"]
+    assert (resolved["profile"], resolved["device"]) == ("cpu", "cpu")
+    assert resolved["explanation"].startswith(f"cpu was chosen because quantization {quantization} is served on a CPU.")
+    named = plan.make(resource(**SMALL, quantization=quantization, device="cpu"), Observed(), both, CATALOGUE).status(NOW)["resolved"]
+    assert "was chosen" not in named.get("explanation", "")
+    gone = replace(both, profiles={"cpu": replace(both.profiles["cpu"], device="cuda")})
+    refused = plan.make(resource({"resolved": resolved}, **SMALL, quantization=quantization), Observed(), gone, CATALOGUE).status(NOW)
+    assert conditions(refused)["Accepted"] == ("False", "NotSupportedYet")
+    assert "no profile has the device cpu" in refused["conditions"][0]["message"]
+
+
+def test_a_quantized_model_has_the_time_to_be_fetched_as_it_is_published():
+    large = Settings(profiles={"cpu": Profile("cpu", "cpu", 96 * GI)})
+    mdep = resource(model="qwen2.5-instruct", size="14", quantization="int4")
+    deployment = plan.make(mdep, Observed(), large, CATALOGUE).changes[1]["spec"]
+    assert deployment["progressDeadlineSeconds"] - 300 == 2 * CATALOGUE.find("qwen2.5-instruct", "14").parameters // 20_000_000
 
 
 def test_a_gpu_pod_leaves_before_the_next_comes():

@@ -71,6 +71,7 @@ def test_what_is_refused_for_another_reason_was_not_measured():
         SMALL | {"maxNumSeqs": 512},
         SMALL | {"device": "cuda", "replicas": 3},
         SMALL | {"quantization": "int8"},
+        SMALL | {"quantization": "int8", "resourceProfile": "gpu"},
         SMALL | {"resourceProfile": "h100"},
         SMALL | {"suspend": True},
         SMALL | {"image": "elsewhere/x:1"},

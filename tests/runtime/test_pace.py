@@ -65,8 +65,14 @@ def test_one_step_that_the_machine_held_up_changes_nothing():
     assert pace.beside(15) == before
 
 
-def test_a_prompt_that_costs_nothing_has_the_whole_budget():
-    assert learned(token=0.0).beside(15) is None
+def test_steps_of_a_fuller_batch_are_no_measure_for_long():
+    """Many answers end while prompts wait: each step has a prompt, and takes less than what is remembered of steps without."""
+    pace = learned()
+    for _ in range(20):
+        pace.observe(1, 64, STEP / 4)
+        count = pace.beside(1)
+        assert count is not None
+        assert count <= int((SLOWEST - 1) * STEP / TOKEN)
 
 
 def test_a_prompt_arrives_beside_answers_in_bearable_chunks():

@@ -1,6 +1,6 @@
 """Run as a process: what the runtime's own loading takes of this machine's memory, weights and keys and values apart.
 
-`python -m support.footprint FOLDER WINDOW SEQS...` prints {"weights": bytes, "kv_cache": {SEQS: bytes}}.
+`python -m support.footprint FOLDER QUANTIZATION WINDOW SEQS...` prints {"weights": bytes, "kv_cache": {SEQS: bytes}}.
 """
 
 from __future__ import annotations
@@ -18,28 +18,33 @@ from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend import loading
 from jitney_runtime.torch_backend.checkpoint import read_config, read_weights
 from jitney_runtime.torch_backend.cpu_model import use_kernels
+from jitney_runtime.torch_backend.linears import Precision
 from jitney_runtime.torch_backend.runner import TorchRunner
 
 CPU = torch.device("cpu")
 
 
 def main() -> None:
-    folder, window, *counts = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    _load(folder)
+    folder, quantization, window, *counts = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+    precision, kept = (Precision.FLOAT32, torch.float32) if quantization == "none" else (Precision(quantization), torch.bfloat16)
+    _load(folder, precision)
     before = _anonymous()
-    model = _load(folder)
-    # What is still read from the mapped file is not anonymous, and as much needed.
-    mapped = sum(weight.nbytes for weight in {id(weight): weight for weight in model.parameters()}.values())
-    weights = _anonymous() - before + mapped
+    model = _load(folder, precision)
+    for weight in model.parameters():
+        # What is still read from the mapped file is not anonymous, and as much needed.
+        weight.data = weight.data.clone()
+    weights = _anonymous() - before
     with torch.inference_mode():
-        runner = TorchRunner(model, CPU, torch.float32, 16)
+        runner = TorchRunner(model, CPU, kept, 16)
         kv_cache = {count: _kv_cache(runner, RuntimeSettings("m", "m", max_num_seqs=count, max_model_len=window)) for count in counts}
     print(json.dumps({"weights": weights, "kv_cache": kv_cache}))
 
 
-def _load(folder: Path) -> torch.nn.Module:
-    model = read_weights(folder, "m", read_config(folder, "m"), CPU, torch.float32, Progress())
-    use_kernels(model, "native")
+def _load(folder: Path, precision: Precision) -> torch.nn.Module:
+    config = read_config(folder, "m")
+    stored = torch.float32 if precision is Precision.FLOAT32 else loading._stored(config)
+    model = read_weights(folder, "m", config, CPU, stored, Progress())
+    use_kernels(model, "native", precision)
     return model
 
 

@@ -57,7 +57,7 @@ function choose() {
   const family = families.get(fields.name.value);
   const sizes = (family?.model_specs ?? []).map((spec) => String(spec.model_size_in_billions).replace("_", "."));
   fill(fields.size, sizes, " B");
-  if (own && family) offer(family.model_name);
+  if (family) offer(family.model_name);
   fields.context.placeholder = own && family?.context_length ? `up to ${family.context_length.toLocaleString("en")}` : "automatic";
 }
 

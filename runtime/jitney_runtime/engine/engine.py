@@ -61,11 +61,13 @@ class Engine:
         started = time.perf_counter()
         batch = self.scheduler.schedule()
         outputs: list[TokenOutput] = []
+        done = False
         try:
             # A step without rows, such as follows an abort, tells nothing about the runner.
             if batch.rows:
                 outputs = self.scheduler.update(batch, self.runner.run(batch))
                 self._failures = 0
+                done = True
         except Exception:
             self._failures += 1
             if self._failures >= FATAL_FAILURES:
@@ -76,7 +78,7 @@ class Engine:
         if not self.has_work:
             self.scheduler.check_integrity()
         seconds = time.perf_counter() - started
-        if batch.rows and self.scheduler.pace:
+        if done and self.scheduler.pace:
             decoding = sum(len(row.tokens) == 1 for row in batch.rows)
             self.scheduler.pace.observe(decoding, batch.token_count - decoding, seconds)
         return StepReport(outputs, self.scheduler.begun, len(batch.rows), batch.token_count, seconds)

@@ -31,7 +31,12 @@ class Pace:
         elif not decoding:
             self._tokens.append(seconds / prompt_tokens)
         elif self._steps:
-            self._tokens.append(max(0.0, seconds - median(self._steps)) / prompt_tokens)
+            alone = median(self._steps)
+            if seconds <= alone:
+                # It takes less even with a prompt: what is remembered, of more answers, is no measure any more.
+                self._steps.append(seconds)
+            else:
+                self._tokens.append((seconds - alone) / prompt_tokens)
 
     def beside(self, decoding: int) -> int | None:
         """Prompt tokens for a step with so many answers; None for any number."""
@@ -40,4 +45,4 @@ class Pace:
         if not self._steps or not self._tokens:
             return LEAST
         spare, cost = (SLOWEST - 1) * median(self._steps), median(self._tokens)
-        return max(LEAST, int(spare / cost)) if cost else None
+        return max(LEAST, int(spare / cost))

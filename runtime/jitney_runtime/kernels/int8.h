@@ -24,13 +24,15 @@ static inline bytes ones_16(void) { return _mm256_set1_epi16(1); }
 static inline bytes widen_8(const void *from) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(from)); }
 #endif
 
-/* The largest amount among `count` numbers. */
+/* The largest amount among `count` numbers; NaN where one of them is no number. */
 static inline float largest(const float *values, long count)
 {
-    vec tops = {0};
+    vec tops = {0}, spoiled = {0};
+    float rest = 0;
     long i = 0;
     for (; i + WIDTH <= count; i += WIDTH) {
         vec part = load(values + i);
+        spoiled += part * 0.0f;
         part = choose(part < 0.0f, -part, part);
         tops = choose(part > tops, part, tops);
     }
@@ -39,9 +41,10 @@ static inline float largest(const float *values, long count)
         top = tops[lane] > top ? tops[lane] : top;
     for (; i < count; i++) {
         float value = values[i] < 0 ? -values[i] : values[i];
+        rest += value * 0.0f;
         top = value > top ? value : top;
     }
-    return top;
+    return top + sum(spoiled) + rest;
 }
 
 /* Adding 1.5 x 2^23 rounds to a whole number and leaves it in the low bits; values are at most 2^22 in amount. */

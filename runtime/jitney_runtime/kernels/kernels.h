@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Floats in a vector register, and how many registers hold the tile of a product (linear.c). */
+/* Floats in a vector register, and the rows of a tile of a product (product.h). */
 #if defined(__AVX512F__)
 #define WIDTH 16
 #define TILE_ROWS 8

@@ -1,7 +1,7 @@
 /* output [rows, outs] = inputs [rows, ins] x weight^T + bias: inputs, bias and output float32, the weight packed in one of the formats. */
 #include "linear.h"
 
-/* In the order of FORMATS in library.py; null where this build has none. */
+/* In the order of Format in cpu_kernels.py; null where this build has none. */
 static const struct format *const formats[] = {
     &float32_format,
     &widened_format,

@@ -88,6 +88,8 @@ static void *help(void *number)
 
 static void hire(unsigned wanted)
 {
+    if (helpers >= wanted)
+        return;
     sigset_t all, before;
     sigfillset(&all);
     /* Signals are for Python's threads. */

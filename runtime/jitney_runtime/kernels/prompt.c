@@ -2,7 +2,7 @@
  *
  * The lanes of a register are queries, of several tokens and of the heads that share keys, so that a key or a value is one number for all of
  * them, nothing is transposed but the queries, and the softmax of each query runs in a lane of its own. What a token gets does not depend on
- * how the prompt is cut: the chunks of keys begin at the same places, and what a query may not see adds exactly nothing.
+ * how the prompt is cut into chunks of two and more: those of keys begin at the same places, and what a query may not see adds nothing.
  */
 #include "attention.h"
 

@@ -118,7 +118,11 @@ class PagedAttention:
         self._blocks.clear()
         self.caches = [LayerCache(shape, blocks, block_size, dtype, device) for shape in self.shapes]
         layers = zip(self.shapes, self._heads, strict=True)
-        if kernel != "plain" and all(serves(shape, heads, self._computes, device) for shape, heads in layers):
+        if (
+            kernel != "plain"
+            and dtype in (torch.float32, torch.bfloat16)
+            and all(serves(shape, heads, self._computes, device) for shape, heads in layers)
+        ):
             self._step = BlockStep()
 
     @property

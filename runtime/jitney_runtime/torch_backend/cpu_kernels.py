@@ -62,6 +62,11 @@ def _run(kernel: str, pointers: tuple[int | None, ...], numbers: tuple[int, ...]
     getattr(_library(), f"jitney_{kernel}")(*pointers, *numbers, *floats, torch.get_num_threads())
 
 
+# Rows of a weight that are packed or checked together, whole panels of every build: a wider copy of a whole vocabulary would be the most
+# memory that a pod ever takes.
+ROWS_AT_ONCE = 48 * 64
+
+
 class Format(IntEnum):
     """How a weight is packed; the order is that of linear.c. Sums are float32 in the first three.
 
@@ -95,16 +100,18 @@ class Packed:
 def pack(weight: torch.Tensor, form: Format = Format.FLOAT32) -> Packed:
     """[outs, ins], of any floating type."""
     library = _library()
-    weight = weight.float().contiguous()
     outs, ins = weight.shape
     data = torch.empty(library.jitney_packed_bytes(outs, ins, form), dtype=torch.uint8)
-    library.jitney_pack(weight.data_ptr(), data.data_ptr(), outs, ins, form, torch.get_num_threads())
+    for first in range(0, outs, ROWS_AT_ONCE):
+        part = weight[first : first + ROWS_AT_ONCE].float().contiguous()
+        place = data.data_ptr() + library.jitney_packed_bytes(first, ins, form)
+        library.jitney_pack(part.data_ptr(), place, len(part), ins, form, torch.get_num_threads())
     return Packed(data, form, outs, ins, library.jitney_row_bytes(ins, form))
 
 
 def linear(inputs: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> torch.Tensor:
     """inputs [..., ins] -> [..., outs]. A row's result does not depend on how many rows there are."""
-    inputs = inputs.contiguous()
+    inputs = _float32(inputs).contiguous()
     rows = inputs.numel() // packed.ins
     output = _empty(*inputs.shape[:-1], packed.outs)
     scratch = _empty(rows, packed.row_bytes // 4) if packed.row_bytes else None
@@ -115,7 +122,7 @@ def linear(inputs: torch.Tensor, packed: Packed, bias: torch.Tensor | None) -> t
 
 def rms_norm(inputs: torch.Tensor, weight: torch.Tensor, epsilon: float, offset: float) -> torch.Tensor:
     """inputs [..., dim] / their root mean square x (weight [dim] + offset). [1, tokens, heads, dim] may have any strides but the last."""
-    dim = inputs.shape[-1]
+    inputs, dim = _float32(inputs), inputs.shape[-1]
     if inputs.dim() == 4 and inputs.shape[0] == 1 and inputs.stride(-1) == 1:
         tokens, heads, token_stride, head_stride = inputs.shape[1], inputs.shape[2], inputs.stride(1), inputs.stride(2)
     else:
@@ -223,6 +230,11 @@ class BlockAttention:
         pointers = (self._address, table.data_ptr(), query.data_ptr(), output.data_ptr())
         numbers = (query.stride(1), query.stride(0), first, last - first, start)
         _library().jitney_attend_prompt(*pointers, *numbers, torch.get_num_threads())
+
+
+def _float32(tensor: torch.Tensor) -> torch.Tensor:
+    """As it is nearly always; a model's own code may turn its states into the dtype of its embeddings."""
+    return tensor if tensor.dtype is torch.float32 else tensor.float()
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,16 +7,25 @@ import logging
 import torch
 from torch import nn
 
-from jitney_runtime.torch_backend import cpu_kernels
 from jitney_runtime.torch_backend.fusions import fuse
-from jitney_runtime.torch_backend.linears import Int4Linear, Int8Linear, NativeLinear, PackedLinear, Precision, choose_kernel, pack_linears
+from jitney_runtime.torch_backend.linears import (
+    Int4Linear,
+    Int8Linear,
+    NativeLinear,
+    PackedLinear,
+    Precision,
+    choose_kernel,
+    is_right,
+    pack_linears,
+)
 
 logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def use_kernels(model: nn.Module, kernel: str, precision: Precision = Precision.FLOAT32) -> None:
-    """Change `model` in place. `kernel`: "plain" changes nothing, "onednn" and "native" pin one, "auto" takes what is fastest here.
+def use_kernels(model: nn.Module, kernel: str, precision: Precision = Precision.FLOAT32) -> Precision:
+    """Change `model` in place. `kernel`: "plain" changes nothing, "onednn" and "native" pin one, "auto" takes what serves best here.
+    Returns what the products are made of in the end.
 
     With another `precision` than float32 the weights may be bfloat16, and what is not a product is float32 afterwards.
     """
@@ -25,23 +34,27 @@ def use_kernels(model: nn.Module, kernel: str, precision: Precision = Precision.
     chosen = choose_kernel(model, kernel, precision)
     if chosen is None and precision is not Precision.FLOAT32:
         logger.warning("no kernel for %s works on this machine: float32 is used", precision)
+        precision = Precision.FLOAT32
         chosen = choose_kernel(model.float(), kernel)
     if chosen is None:
-        return
+        return precision
     if issubclass(chosen, NativeLinear):
         fuse(model, chosen)
     pack_linears(model, chosen, _vocabulary(model, chosen))
+    return precision
 
 
 def _vocabulary(model: nn.Module, chosen: type[PackedLinear]) -> dict[int, type[PackedLinear]]:
     """The scores of the vocabulary decide between tokens: 4 bits are too few for them."""
     output = model.get_output_embeddings()  # type: ignore[operator]
-    return {id(output): Int8Linear} if chosen is Int4Linear and cpu_kernels.has(Int8Linear.form) else {}
+    if chosen is not Int4Linear or type(output) is not nn.Linear or not is_right(output, Int8Linear(output)):
+        return {}
+    return {id(output): Int8Linear}
 
 
 def _widen(module: nn.Module) -> None:
-    """Everything to float32 but linear layers, whose weights are packed, and plain embeddings: theirs are bfloat16, and widened by the row
-    when they are looked up."""
+    """Every parameter to float32 but those of linear layers, which are packed, and plain embeddings, which are bfloat16 and widened by the
+    row when they are looked up."""
     if type(module) is nn.Linear:
         return
     if type(module) is nn.Embedding:

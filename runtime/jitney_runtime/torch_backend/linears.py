@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from jitney_runtime.torch_backend import cpu_kernels
-from jitney_runtime.torch_backend.cpu_kernels import Format
+from jitney_runtime.torch_backend.cpu_kernels import ROWS_AT_ONCE, Format
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class OneDNNLinear(PackedLinear):
 
     @staticmethod
     def takes(source: nn.Linear) -> bool:
-        return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return False
+        return source.weight.dtype is not torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
@@ -80,7 +82,9 @@ class NativeLinear(PackedLinear):
 
     @classmethod
     def takes(cls, source: nn.Linear) -> bool:
-        return source.weight.device.type == "cpu" and cpu_kernels.has(cls.form)
+        # A model of another float computes in it between the products as well.
+        float32 = source.weight.dtype is torch.float32 or cls.form is not Format.FLOAT32
+        return float32 and source.weight.device.type == "cpu" and cpu_kernels.has(cls.form)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return cpu_kernels.linear(inputs, self.packed, self.bias)
@@ -133,8 +137,8 @@ _KERNELS: dict[Precision, tuple[type[PackedLinear], ...]] = {
 def choose_kernel(model: nn.Module, kernel: str, precision: Precision = Precision.FLOAT32) -> type[PackedLinear] | None:
     """The kernel for the linear layers of `model`, one for all; None keeps F.linear.
 
-    `kernel`: "plain" takes none, "native" and "onednn" one of those that passes its self-check, "auto" what is fastest on this machine over
-    all layers of a step.
+    `kernel`: "plain" takes none, "native" and "onednn" one of those that passes its self-check, "auto" ours, unless
+    another is much faster on this machine over all layers of a step.
     """
     shapes: Counter[tuple[int, int]] = Counter()
     samples: dict[tuple[int, int], nn.Linear] = {}
@@ -160,7 +164,7 @@ def _computes(candidate: type[PackedLinear], samples: dict[tuple[int, int], nn.L
     for shape, layer in samples.items():
         if not candidate.takes(layer):
             return False
-        if not _right(layer, candidate(layer)):
+        if not is_right(layer, candidate(layer)):
             logger.warning("the %s kernel failed its self-check for a %dx%d layer and is not used", _name(candidate), *shape)
             return False
     return True
@@ -187,12 +191,14 @@ def _inputs(layer: nn.Linear | PackedLinear, rows: int, dtype: torch.dtype = tor
     return torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def _right(layer: nn.Linear, packed: PackedLinear) -> bool:
+def is_right(layer: nn.Linear, packed: PackedLinear) -> bool:
     """Against float64, by the norm of the error; finite and exact in shape by the way."""
     tolerance = packed.tolerance if packed.dtype is torch.float32 else 3e-2
     for rows in _TIMED_ROWS:
         inputs = _inputs(layer, rows, packed.dtype)
-        wanted = linear(inputs.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double())
+        wanted = torch.cat([linear(inputs.double(), part.double()) for part in torch.split(layer.weight, ROWS_AT_ONCE)], dim=-1)
+        if layer.bias is not None:
+            wanted += layer.bias.double()
         if not float((packed(inputs).double() - wanted).norm()) <= tolerance * float(wanted.norm()):
             return False
     return True
@@ -203,8 +209,8 @@ def _seconds(
 ) -> dict[type[PackedLinear] | None, float]:
     """Of all layers, with one row and with a full batch together, the best run of each.
 
-    The candidates take turns, so that what else the machine does for a moment is not in all runs of one; a turn is several runs, the first not
-    counted, because the threads of the one before still wait for more.
+    The candidates take turns, so that what else the machine does for a moment is not in all runs of one. A turn is several runs, the first
+    of which does not count, because the threads of the one before still wait for more.
     """
     seconds = dict.fromkeys(candidates, 0.0)
     for shape, layer in samples.items():

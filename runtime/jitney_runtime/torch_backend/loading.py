@@ -83,7 +83,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     stored, kept = (dtype, dtype) if precision is Precision.FLOAT32 else (_stored(config), torch.bfloat16)
     model = read_weights(folder, settings.model, config, device, stored, progress, trust)
     if device.type == "cpu":
-        use_kernels(model, settings.kernel, precision)
+        precision = use_kernels(model, settings.kernel, precision)
         gc.collect()
     progress.warming_up()
     with torch.inference_mode():
@@ -135,7 +135,7 @@ def choose_precision(settings: RuntimeSettings, device: torch.device) -> Precisi
 
 def _stored(config: Any) -> torch.dtype:
     """The dtype of the checkpoint, as far as it says one."""
-    stored = getattr(config.get_text_config(), "dtype", None)
+    stored = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     return stored if stored in (torch.bfloat16, torch.float16) else torch.float32
 
 

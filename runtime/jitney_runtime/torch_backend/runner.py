@@ -72,7 +72,12 @@ class TorchRunner:
     def run(self, batch: ScheduledBatch) -> list[int]:
         """One step; a token id per row of `batch.sampled`."""
         logits = self.forward(batch)
-        return sample(logits, batch.sampled) if batch.sampled else []
+        if batch.sampled:
+            return sample(logits, batch.sampled)
+        if self.device.type == "cuda":
+            # What the step took is counted as its own.
+            torch.cuda.synchronize(self.device)
+        return []
 
     def forward(self, batch: ScheduledBatch) -> torch.Tensor:
         """Logits [sampled rows, vocabulary]. Under inference_mode, which `run` enters."""

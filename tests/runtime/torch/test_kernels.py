@@ -115,6 +115,37 @@ def test_a_row_of_linear_is_bitwise_the_same_in_any_company(form: Format):
         assert torch.equal(cpu_kernels.linear(inputs[:rows], packed, None), alone[:rows])
 
 
+@pytest.mark.parametrize("form", Format)
+@pytest.mark.parametrize("spoil", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [3, 98])
+def test_a_row_that_is_no_number_stays_none(place: int, spoil: float, form: Format):
+    if not cpu_kernels.has(form):
+        return
+    inputs = torch.randn(3, 99)
+    inputs[1, place] = spoil
+    found = cpu_kernels.linear(inputs, cpu_kernels.pack(torch.randn(50, 99), form), None)
+    assert found.isfinite().all(dim=-1).tolist() == [True, False, True]
+    assert not found[1].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_floats_are_computed_as_float32(dtype: torch.dtype):
+    """A model's own code may turn its states into the dtype of its embeddings."""
+    inputs, weight = torch.randn(1, 3, 64).to(dtype), torch.randn(70, 64)
+    packed, ones = cpu_kernels.pack(weight), torch.ones(64)
+    assert torch.equal(cpu_kernels.linear(inputs, packed, None), cpu_kernels.linear(inputs.float(), packed, None))
+    assert torch.equal(cpu_kernels.rms_norm(inputs, ones, 1e-6, 0.0), cpu_kernels.rms_norm(inputs.float(), ones, 1e-6, 0.0))
+
+
+def test_a_large_weight_is_packed_in_parts():
+    weight, inputs = torch.randn(cpu_kernels.ROWS_AT_ONCE + 70, 40), torch.randn(2, 40)
+    for form in Format:
+        if cpu_kernels.has(form):
+            whole = cpu_kernels.linear(inputs, cpu_kernels.pack(weight, form), None)
+            parts = [cpu_kernels.linear(inputs, cpu_kernels.pack(part, form), None) for part in weight.split(480)]
+            assert torch.equal(whole, torch.cat(parts, dim=-1))
+
+
 def test_smaller_weights_take_less_memory():
     weight = torch.randn(4800, 1920)
     taken = {form: len(cpu_kernels.pack(weight, form).data) / weight.nbytes for form in Format if cpu_kernels.has(form)}

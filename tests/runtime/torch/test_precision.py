@@ -135,6 +135,18 @@ def test_quantization_without_kernels_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kernel", ["auto", "native"])
+def test_a_model_of_another_float_is_not_ours(kernel: str):
+    """float16 between the products: our kernels would read twice the bytes that are there."""
+    model = tiny_model("llama", attention.NAME).half()
+    use_kernels(model, kernel)
+    assert not [module for module in model.modules() if isinstance(module, NativeLinear)]
+    with torch.inference_mode():
+        runner = TorchRunner(model, CPU, torch.float16, 16, kernel)
+        runner.allocate(8)
+    assert not runner.attention.native
+
+
+@pytest.mark.parametrize("kernel", ["auto", "native"])
 def test_a_kernel_that_is_wrong_is_not_used(kernel: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     """One output of hundreds, and only in company."""
     product = cpu_kernels.linear

@@ -16,7 +16,7 @@ KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.
 .PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-quick bench-status bench-gateway demo-local record-xinference binaries screenshots
 
 help: ## list the verbs
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 # uv makes the environment exactly as uv.lock says; the stamp keeps a second call instant.
 .venv/ready: pyproject.toml uv.lock $(KERNELS)

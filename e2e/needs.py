@@ -1,6 +1,7 @@
 """What `make demo-local` needs of a machine, asked before anything is downloaded. Standard library only, for any Python from 3.6 on: one
 that is too old is what it tells of."""
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -26,13 +27,20 @@ def _python():
     return f"Python 3.11 or newer is needed and python3 is {found}: install a newer one, and put it first on PATH as python3"
 
 
+def _installer():
+    # Of uv, as install-uv.sh goes about it.
+    if shutil.which("uv") or importlib.util.find_spec("pip") or (os.geteuid() == 0 and shutil.which("apt-get")):
+        return ""
+    return "uv is needed and there is no pip to install it: install python3-pip, or uv itself (docs.astral.sh/uv)"
+
+
 def _machine():
     return "" if sys.platform == "linux" else f"Linux is needed and this is {platform.system()}: use a Linux machine, or a virtual one"
 
 
 def _environment():
     ready = os.path.isfile(os.path.join(CHECKOUT, ".venv", "ready"))
-    return "" if ready else _place(CHECKOUT, ENVIRONMENT_GIGABYTES, "move the checkout")
+    return "" if ready else _place(CHECKOUT, ENVIRONMENT_GIGABYTES, "move the checkout") or _installer()
 
 
 def _model():

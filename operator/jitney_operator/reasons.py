@@ -135,7 +135,9 @@ REASONS: dict[str, Reason] = {
         "Let user 65532 write there. A HostPath that the kubelet made is root's: `chown 65532:65532` it on the node.",
     ),
     "OutOfMemory": Reason(
-        ("ModelLoaded",), "The pod's memory is too small.", "Lower maxNumSeqs or maxModelLen, or take a smaller size or a bigger profile."
+        ("ModelLoaded",),
+        "The pod's memory is too small.",
+        "Lower maxNumSeqs or maxModelLen, or take a smaller size, a quantization or a bigger profile.",
     ),
     "GPUOutOfMemory": Reason(
         ("ModelLoaded",), "The GPU's memory is too small.", "Lower maxNumSeqs or maxModelLen, or take a smaller size or a bigger GPU."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -105,3 +107,13 @@ def test_a_place_that_is_somebody_elses(tmp_path: Path):
         1,
         f"error: {cache} is written to and you may not write to {cache}: become its owner, or set JITNEY_CACHE\n",
     )
+
+
+def test_neither_uv_nor_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    needs = runpy.run_path(str(ROOT / "e2e" / "needs.py"))
+    monkeypatch.setitem(needs["missing"].__globals__, "CHECKOUT", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert needs["missing"]() == "uv is needed and there is no pip to install it: install python3-pip, or uv itself (docs.astral.sh/uv)"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert needs["missing"]() == ""

@@ -1,4 +1,4 @@
-"""The C kernels on torch's tensors: float32 on a CPU. One call uses as many threads as torch may."""
+"""The C kernels on torch's tensors on a CPU: products, attention and what lies between. One call uses as many threads as torch may."""
 
 from __future__ import annotations
 

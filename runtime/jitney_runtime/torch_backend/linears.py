@@ -1,4 +1,4 @@
-"""Linear layers on a CPU: weights packed once, for the kernel that is fastest on this machine.
+"""Linear layers on a CPU: weights packed once, for the kernel that is chosen on this machine.
 
 Packing changes the order of the additions, so results differ from F.linear in the last bits, and by what rounding costs where weights are
 kept as something smaller; a kernel whose output is further off than that is not used, and the log says so.

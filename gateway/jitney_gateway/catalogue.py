@@ -38,8 +38,7 @@ class Entry:
         kv = 2 * values["layers"] * values["kvHeads"] * values["headDim"]
         scores, scaled = values.get("vocabulary", 0) * values.get("hidden", 0), bool(values.get("scaledEmbedding"))
         wide = scores if scaled else 0
-        if values.get("experts"):
-            wide += values["layers"] * values["experts"] * values["hidden"] * (3 * values["expertIntermediate"] + 1)
+        wide += _experts(values)
         return cls(
             name=name,
             size=size,
@@ -53,6 +52,15 @@ class Entry:
             wide=wide,
             tied=bool(values.get("tied")),
         )
+
+
+def _experts(values: Mapping[str, Any]) -> int:
+    """As the operator counts them."""
+    if not values.get("experts"):
+        return 0
+    if "hidden" not in values or "expertIntermediate" not in values:
+        return int(values["parameters"])
+    return int(values["layers"] * values["experts"] * values["hidden"] * (3 * values["expertIntermediate"] + 1))
 
 
 class Catalogue:

@@ -59,9 +59,12 @@ class Model:
 
 
 def _experts(values: Mapping[str, Any]) -> int:
-    """Weights of all experts, three matrices each, and of what chooses between them: no linear layers to the runtime."""
-    if "experts" not in values:
+    """Weights of all experts, three matrices each, and of what chooses between them: no linear layers to the runtime. All of a model whose
+    entry does not say how large they are."""
+    if not values.get("experts"):
         return 0
+    if "hidden" not in values or "expertIntermediate" not in values:
+        return int(values["parameters"])
     return int(values["layers"] * values["experts"] * values["hidden"] * (3 * values["expertIntermediate"] + 1))
 
 
@@ -117,12 +120,14 @@ def _model(name: str, size: str, values: Any) -> Model:
         raise SettingsError(f"{place}: a size is in billions of parameters, such as 4 or 0.5") from error
     if not isinstance(values, Mapping):
         raise SettingsError(f"{place} must be a mapping, not {values!r}")
-    more = {"tied": ("hidden", "vocabulary"), "experts": ("hidden", "expertIntermediate")}
+    more = {"tied": ("hidden", "vocabulary"), "scaledEmbedding": ("hidden", "vocabulary")}
     needed = (*NEEDED, *(key for with_it, keys in more.items() if values.get(with_it) for key in keys))
     missing = [key for key in needed if key not in values]
     if missing:
         raise SettingsError(f"{place}: {missing[0]} is missing")
-    wrong = [key for key in (*NEEDED[1:], *_COUNTED) if key in values and (type(values[key]) is not int or values[key] < 1)]
+    # No experts may be said as 0.
+    least = {"experts": 0}
+    wrong = [key for key in (*NEEDED[1:], *_COUNTED) if key in values and (type(values[key]) is not int or values[key] < least.get(key, 1))]
     if wrong:
         raise SettingsError(f"{place}: {wrong[0]} must be a whole number above 0, not {values[wrong[0]]!r}")
     revision = values.get("revision", "")

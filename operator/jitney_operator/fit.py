@@ -53,10 +53,10 @@ def weight_bytes(model: Model, device: str, quantization: str = "none") -> int:
 
 
 def _quantized_bytes(model: Model, quantization: str) -> int:
-    """What scores the vocabulary is int8 in both. Where its size is not known, the most that it can be: a model of nothing else."""
+    """What scores the vocabulary is int8 in both. Where its size is not known, the most that plain layers can be."""
     if not model.scores:
-        return model.parameters * NARROW
-    layers = model.parameters - model.wide - model.table - (0 if model.tied else model.scores)
+        return (model.parameters - model.wide) * NARROW + model.wide * BYTES["cpu"]
+    layers = max(0, model.parameters - model.wide - model.table - (0 if model.tied else model.scores))
     packed = layers * QUANTIZED[quantization] + model.scores * QUANTIZED["int8"]
     return int(packed) + model.table * NARROW + model.wide * BYTES["cpu"]
 

@@ -106,7 +106,7 @@ def explain(
     parts = []
     devices = {other.device for other in settings.profiles.values()} if (spec.profile, spec.device) == (None, "auto") else set()
     if not all(fit.serves(device, spec.quantization) for device in devices):
-        parts.append(f"{profile.name} was chosen because quantization {spec.quantization} is served on a CPU.")
+        parts.append(f"Profiles with a GPU were left out because quantization {spec.quantization} is served on a CPU.")
     if passed_over:
         names = ", ".join(f"{other.name} ({gib(other.memory)})" for other in passed_over)
         parts.append(f"{profile.name} ({gib(profile.memory)}) holds the model and {names} would not.")
@@ -140,6 +140,13 @@ def place(spec: Spec, profiles: tuple[Profile, ...], request: Request | None, se
     fitting = tuple(
         f"{profile.name} ({gib(profile.memory)})" for profile in others if fit.within(request, profile.device, memory_of(spec, profile))
     )
+    if spec.quantization != "none":
+        plain, whole = replace(spec, quantization="none"), replace(request, quantization="none")
+        fitting += tuple(
+            f"{profile.name} ({gib(profile.memory)}) with quantization none"
+            for profile in _serving(plain, settings)
+            if profile.device != "cpu" and fit.within(whole, profile.device, memory_of(plain, profile))
+        )
     on_cpus = max((memory_of(spec, profile) for profile in profiles if profile.device == "cpu"), default=0)
     raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting, on_cpus)
 
@@ -168,7 +175,8 @@ def _on_a_gpu(spec: Spec, settings: Settings) -> str:
     cpus = ", ".join(profile.name for profile in settings.profiles.values() if profile.device == "cpu")
     if not cpus:
         return f"{what}, and no profile has the device cpu; set quantization to none, or ask the administrator for such a profile."
-    return f"{what}; choose a profile with the device cpu ({cpus}), or set quantization to none."
+    also = " and set device to cpu" if spec.device == "cuda" else ""
+    return f"{what}; choose a profile with the device cpu ({cpus}){also}, or set quantization to none."
 
 
 def _serving(spec: Spec, settings: Settings) -> list[Profile]:

@@ -102,10 +102,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(local: Local, tmp_path:
         talk.until("(stopped)\nUser: ", 30)
         # At the prompt it empties the line.
         talk.type("half a question")
-        # Not before it reads: what comes between the prompt and that, nobody hears.
         talk.until("half a question", 30)
-        talk.type("\x03")
-        talk.until("User: ", 30)
+        talk.press("\x03", "User: ")
         talk.type("/quit\n")
         assert talk.ended() == 0
 

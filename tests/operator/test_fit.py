@@ -50,6 +50,16 @@ def test_a_model_whose_vocabulary_is_not_told_is_not_counted_too_small():
     assert fit.weight_bytes(known, "cpu", "int8") < told == 2 * known.parameters
 
 
+def test_a_mixture_of_experts_that_does_not_tell_their_size_is_not_counted_too_small():
+    """`experts` was an entry's own business before: it must not stop the operator."""
+    plain = {"repository": "a/b", "parameters": 10**10, "layers": 8, "kvHeads": 2, "headDim": 64, "context": 4096}
+    sizes = {"1": plain, "2": plain | {"experts": 0}, "3": plain | {"experts": 8}}
+    own = Catalogue.read({"ours": sizes})
+    whole, none, mixture = (fit.weight_bytes(own.find("ours", size), "cpu", "int4") for size in sizes)
+    assert whole == none == 2 * 10**10
+    assert mixture == 4 * 10**10
+
+
 def asked(max_num_seqs: int, max_model_len: int | None = None, quantization: str = "none") -> Request:
     return Request(SMOLLM2, max_num_seqs, max_model_len, quantization)
 

@@ -72,7 +72,11 @@ def test_suspended_is_ready_and_not_available():
         ),
         (SMALL | {"maxModelLen": 8192, "maxNumSeqs": 512}, "DoesNotFit", "What would fit: "),
         (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
-        (SMALL | {"quantization": "int8", "device": "cuda"}, "NotSupportedYet", "choose a profile with the device cpu (cpu), or set"),
+        (
+            SMALL | {"quantization": "int8", "device": "cuda"},
+            "NotSupportedYet",
+            "choose a profile with the device cpu (cpu) and set device to cpu, or set",
+        ),
         (SMALL | {"quantization": "int4", "resourceProfile": "gpu"}, "NotSupportedYet", "int4 on a CPU and not on a GPU yet"),
         (
             {"model": "qwen2.5-instruct", "size": "1.5", "resourceProfile": "cpu"},
@@ -82,7 +86,7 @@ def test_suspended_is_ready_and_not_available():
         (
             {"model": "qwen2.5-instruct", "size": "3", "resourceProfile": "cpu", "quantization": "int8", "maxModelLen": 1024},
             "DoesNotFit",
-            "has 4.00Gi. What would fit: quantization int4 (3.67Gi, weights 2.49Gi).",
+            "What would fit: resourceProfile gpu (24.00Gi) with quantization none or quantization int4 (3.67Gi, weights 2.49Gi).",
         ),
         (
             SMALL | {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},
@@ -304,9 +308,9 @@ def test_a_quantized_model_goes_to_a_cpu(quantization: str):
     assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == [quantization, "cpu"]
     resolved = made.status(NOW)["resolved"]
     assert (resolved["profile"], resolved["device"]) == ("cpu", "cpu")
-    assert resolved["explanation"].startswith(f"cpu was chosen because quantization {quantization} is served on a CPU.")
+    assert resolved["explanation"].startswith(f"Profiles with a GPU were left out because quantization {quantization} is served on a CPU.")
     named = plan.make(resource(**SMALL, quantization=quantization, device="cpu"), Observed(), both, CATALOGUE).status(NOW)["resolved"]
-    assert "was chosen" not in named.get("explanation", "")
+    assert "left out" not in named.get("explanation", "")
     gone = replace(both, profiles={"cpu": replace(both.profiles["cpu"], device="cuda")})
     refused = plan.make(resource({"resolved": resolved}, **SMALL, quantization=quantization), Observed(), gone, CATALOGUE).status(NOW)
     assert conditions(refused)["Accepted"] == ("False", "NotSupportedYet")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from select import select
 
@@ -67,6 +67,15 @@ class Terminal:
             return False
         self.seen += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
+
+    def press(self, key: str, words: str) -> str:
+        """The same key until it is heard: Python's readline notices what comes between its prompt and its reading at the next key only."""
+        for _ in range(11):
+            self.type(key)
+            with suppress(AssertionError):
+                return self.until(words, 5)
+        self.type(key)
+        return self.until(words, 5)
 
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())

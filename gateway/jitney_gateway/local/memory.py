@@ -84,7 +84,7 @@ def _weights(launch: Launch, entry: Entry) -> int:
     """As the operator's estimate has it. Where only the number of weights is known, at least so many."""
     if launch.quantization not in QUANTIZED:
         return entry.parameters * _bytes(launch)
-    layers = entry.parameters - entry.wide - entry.table - (0 if entry.tied else entry.scores)
+    layers = max(0, entry.parameters - entry.wide - entry.table - (0 if entry.tied else entry.scores))
     packed = layers * QUANTIZED[launch.quantization] + entry.scores * QUANTIZED["int8"]
     return int(packed) + entry.table * NARROW + entry.wide * BYTES
 

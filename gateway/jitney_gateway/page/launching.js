@@ -44,7 +44,7 @@ export async function enter() {
 export function showMachine({ machines }) {
   clustered = !machines.length;
   const gpus = machines.reduce((sum, machine) => sum + machine.gpus, 0);
-  const words = clustered ? "The cluster’s nodes are not seen from here." : gpus ? `This machine has ${gpus} GPU.` : "There is no GPU here: models compute on the CPU, in float32.";
+  const words = clustered ? "The cluster’s nodes are not seen from here." : gpus ? `This machine has ${gpus} GPU.` : "There is no GPU here: models compute on the CPU, in float32 unless a quantization is chosen.";
   say(find("machine"), words);
   const hint = clustered ? "org/repo on the Hugging Face hub, pvc://claim/path or oci://image" : "org/repo on the Hugging Face hub, or a folder of this machine";
   say(find("reference-hint"), hint);
@@ -57,15 +57,18 @@ function choose() {
   const family = families.get(fields.name.value);
   const sizes = (family?.model_specs ?? []).map((spec) => String(spec.model_size_in_billions).replace("_", "."));
   fill(fields.size, sizes, " B");
-  if (family) offer(family.model_name);
+  if (!own) fill(fields.quantization, ["none", "int8", "int4"]);
+  else if (family) offer(family.model_name);
   fields.context.placeholder = own && family?.context_length ? `up to ${family.context_length.toLocaleString("en")}` : "automatic";
 }
 
 /** Its quantizations, as far as they are served here. */
 async function offer(name) {
   const engines = await api.engines(name).catch(() => ({}));
-  if (fields.name.value !== name) return;
-  fill(fields.quantization, ["none", ...Object.values(engines).flat().flatMap((engine) => engine.quantizations)]);
+  if (fields.source.value !== "catalogue" || fields.name.value !== name) return;
+  const served = Object.values(engines ?? {}).flat().flatMap((engine) => engine.quantizations);
+  fill(fields.quantization, served.length ? served : ["none"]);
+  refresh();
 }
 
 /** Its options, each once; what was chosen stays where it can. */

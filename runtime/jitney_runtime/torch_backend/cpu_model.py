@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import nn
 
+from jitney_runtime.errors import NotSupportedYet
 from jitney_runtime.torch_backend.fusions import fuse
 from jitney_runtime.torch_backend.linears import (
     Int4Linear,
@@ -32,6 +33,9 @@ def use_kernels(model: nn.Module, kernel: str, precision: Precision = Precision.
     if precision is not Precision.FLOAT32:
         _widen(model)
     chosen = choose_kernel(model, kernel, precision)
+    if chosen is None and precision in (Precision.INT8, Precision.INT4):
+        # Wider weights would not fit into a pod that was sized for these, and the resource would tell a lie.
+        raise NotSupportedYet(f"no kernel for {precision} computes this model rightly on this machine: set quantization to none")
     if chosen is None and precision is not Precision.FLOAT32:
         logger.warning("no kernel for %s works on this machine: float32 is used", precision)
         precision = Precision.FLOAT32

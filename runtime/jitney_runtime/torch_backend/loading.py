@@ -63,7 +63,7 @@ def load(settings: RuntimeSettings, progress: Progress) -> LoadedModel:
 def _gpu_advice(settings: RuntimeSettings, error: Exception) -> str:
     detail = "; ".join(str(error).split(". ")[1:2]) or "CUDA out of memory"
     return (
-        f"the GPU is too small for {settings.model} with maxNumSeqs {settings.max_num_seqs}: lower maxNumSeqs or maxModelLen, quantize, or "
+        f"the GPU is too small for {settings.model} with maxNumSeqs {settings.max_num_seqs}: lower maxNumSeqs or maxModelLen, or "
         f"take a bigger profile ({detail})"
     )
 
@@ -77,6 +77,8 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     folder = model_folder(settings.model, settings.revision, progress, trust)
     progress.loading(0)
     config = read_config(folder, settings.model, trust)
+    if settings.quantization != "none" and getattr(config, "quantization_config", None):
+        raise NotSupportedYet(f"{settings.model} is quantized already: set quantization to none")
     tokenizer = read_tokenizer(folder, settings.model, trust)
     # Weights that are packed as something smaller are read as they are, and keys and values are half as large; what is computed between
     # the products is float32.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +14,13 @@ from torch import nn
 
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
 from jitney_runtime.engine.sequence import SamplingParams
+from jitney_runtime.errors import NotSupportedYet
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend import attention, cpu_kernels, linears, loading
 from jitney_runtime.torch_backend.attention import plan_step
 from jitney_runtime.torch_backend.cpu_model import use_kernels
-from jitney_runtime.torch_backend.linears import Int8Linear, NativeLinear, PackedLinear, Precision
+from jitney_runtime.torch_backend.linears import BFloat16Linear, Int8Linear, NativeLinear, PackedLinear, Precision, WidenedLinear
 from jitney_runtime.torch_backend.runner import TorchRunner
 from support.models import TINY, smollm2, smollm2_folder, tiny_model
 from support.parity import batched_answers, random_prompts
@@ -130,7 +133,7 @@ def test_a_quantized_model_answers():
 
 def test_quantization_without_kernels_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpu_kernels, "available", lambda: False)
-    with pytest.raises(loading.NotSupportedYet, match="quantization int8 needs a CPU with AVX2"):
+    with pytest.raises(NotSupportedYet, match="quantization int8 needs a CPU with AVX2"):
         loading.load(RuntimeSettings("m", "m", quantization="int8"), Progress())
 
 
@@ -163,13 +166,29 @@ def test_a_kernel_that_is_wrong_is_not_used(kernel: str, monkeypatch: pytest.Mon
     assert "the native kernel failed its self-check" in caplog.text
 
 
-def test_what_no_kernel_computes_stays_float32(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setattr(Int8Linear, "tolerance", 0.0)
+def test_what_no_kernel_computes_is_refused_or_stays_float32(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """A pod that was sized for int8 has no room for more; bfloat16 was nobody's promise."""
+    for kernel in (Int8Linear, BFloat16Linear, WidenedLinear):
+        monkeypatch.setattr(kernel, "tolerance", 0.0)
+    with pytest.raises(NotSupportedYet, match="no kernel for int8 computes this model rightly on this machine: set quantization to none"):
+        use_kernels(tiny_model("llama", attention.NAME), "auto", Precision.INT8)
     model = tiny_model("llama", attention.NAME).bfloat16()
-    runner = runner_for(model, Precision.INT8)
-    assert "no kernel for int8 works on this machine: float32 is used" in caplog.text
+    assert use_kernels(model, "auto", Precision.BFLOAT16) is Precision.FLOAT32
+    assert "no kernel for bfloat16 works on this machine: float32 is used" in caplog.text
+    with torch.inference_mode():
+        runner = TorchRunner(model, CPU, torch.float32, 16)
+        runner.allocate(64)
     found = logits(runner, list(range(20, 44)))
     assert float((found - exact("llama")).norm() / exact("llama").norm()) < NEAR[Precision.BFLOAT16]
+
+
+def test_what_is_quantized_already_is_not_quantized_again(tmp_path: Path):
+    model = tiny_model("llama", attention.NAME)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq", "bits": 4}}))
+    with pytest.raises(NotSupportedYet, match="is quantized already: set quantization to none"):
+        loading.load(RuntimeSettings(str(tmp_path), "m", quantization="int8"), Progress())
 
 
 def test_the_fastest_is_taken_and_the_log_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):

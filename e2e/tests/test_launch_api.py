@@ -423,4 +423,5 @@ async def test_what_is_terminated_leaves_nothing(
         client.describe_model(PYTHON)
     # The front door that is asked may not be the one that ended it.
     wait_for(lambda: chat(place, PYTHON).status_code == 404, 10, "front door that knows it no more")
-    wait_for(lambda: not place.left(LAUNCHED), 120, "end of what was launched")
+    # A replica that was taken back in the first moment of its process has not heard it: as process 1 it ends with its grace period.
+    wait_for(lambda: not place.left(LAUNCHED), 200, "end of what was launched")

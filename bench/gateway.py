@@ -146,7 +146,8 @@ def _runtimes(folder: Path, name: str, models: list[Path], *flags: str) -> Itera
             place = folder / f"{name}-{number}"
             place.mkdir()
             arguments = ["--model", str(model), "--served-model-name", name, "--host", "0.0.0.0", *flags]
-            found.append(stack.enter_context(running_runtime(place, *arguments)))
+            # Whoever asks second would find what the other side has had computed.
+            found.append(stack.enter_context(running_runtime(place, *arguments, "--prefix-cache", "false")))
         for runtime in found:
             runtime.wait_ready(STEP_SECONDS)
         yield found

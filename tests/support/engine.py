@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 
@@ -75,6 +76,29 @@ def make_engine(
 
 def make_sequence(name: str, prompt: list[int], max_tokens: int = 8, **params: object) -> Sequence:
     return Sequence(name, list(prompt), SamplingParams(max_tokens=max_tokens, **params))  # type: ignore[arg-type]
+
+
+def assert_whatever_comes(engine: Engine, choose: random.Random, prompts: dict[str, list[int]], aborts: int) -> None:
+    """Random arrivals and lengths up to a window of 64, `aborts` of them given up on the way: each answers as alone, the pool is right at
+    every step."""
+    lengths = {name: choose.randint(1, 64 - len(prompt)) for name, prompt in prompts.items()}
+    aborted = set(choose.sample(sorted(prompts), aborts))
+    waiting = list(prompts)
+    answers: dict[str, list[int | None]] = {name: [] for name in prompts}
+    while waiting or engine.has_work:
+        for _ in range(choose.randint(0, 2)):
+            if waiting:
+                name = waiting.pop()
+                engine.add(make_sequence(name, prompts[name], lengths[name]))
+        for output in engine.step().outputs:
+            answers[output.sequence_id].append(output.token)
+        engine.scheduler.check_integrity()
+        for name in aborted:
+            if len(answers[name]) > 3:
+                engine.abort(name)
+    for name, tokens in answers.items():
+        expected = solo(prompts[name], lengths[name])
+        assert tokens == (expected[: len(tokens)] if name in aborted else expected)
 
 
 def run_to_end(engine: Engine, limit: int = 10_000) -> dict[str, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+from jitney_operator import fit
 from jitney_operator.api import APPLIED, CONTAINER, LABEL, PORT, TEMPLATE, Json, ModelDeployment
 from jitney_operator.resolve import MOUNT, Resolved
 
@@ -17,10 +18,13 @@ STARTUP_BYTES_PER_SECOND = 20_000_000
 PUBLISHED_BYTES = 2
 
 
-def children(mdep: ModelDeployment, resolved: Resolved, pull_policy: str, exclusive: bool = False) -> tuple[Json, ...]:
-    """In the order they are applied. `exclusive`: a claim that it names is for one node or one pod at a time."""
+def children(
+    mdep: ModelDeployment, resolved: Resolved, pull_policy: str, exclusive: bool = False, live: str | None = None
+) -> tuple[Json, ...]:
+    """In the order they are applied. `exclusive`: a claim that it names is for one node or one pod at a time. `live`: the digest of the pod
+    template that is there."""
     made = [claim(mdep)] if makes_claim(mdep) else []
-    return tuple(_sealed(child) for child in (*made, service(mdep), deployment(mdep, resolved, pull_policy, exclusive)))
+    return tuple(_sealed(child) for child in (*made, service(mdep), deployment(mdep, resolved, pull_policy, exclusive, live)))
 
 
 def makes_claim(mdep: ModelDeployment) -> bool:
@@ -42,8 +46,10 @@ def service(mdep: ModelDeployment) -> Json:
     return {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(mdep), "spec": spec}
 
 
-def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str, exclusive: bool) -> Json:
+def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str, exclusive: bool, live: str | None) -> Json:
     template = pod_template(mdep, resolved, pull_policy)
+    if live == digest(before := _template_of_before(template)):
+        template = before
     template["metadata"]["annotations"] = {TEMPLATE: digest(template)}
     spec = {
         "replicas": mdep.spec.wanted,
@@ -71,9 +77,12 @@ def startup_seconds(mdep: ModelDeployment, resolved: Resolved) -> int:
     """Until a pod that has not become ready is started anew."""
     if mdep.spec.startup_timeout:
         return mdep.spec.startup_timeout
-    held = resolved.estimate.weights if resolved.estimate else 0
+    if not resolved.model:
+        return SHORTEST_STARTUP
+    # The most that the runtime makes of them, wherever the pod comes to lie: this is a part of the pod, which another figure makes anew.
+    held = fit.weight_bytes(resolved.model, resolved.device, "plain" if mdep.spec.quantization == "none" else mdep.spec.quantization)
     # Quantized when they are there: what comes over the network is as published.
-    published = PUBLISHED_BYTES * resolved.model.parameters if resolved.model else 0
+    published = PUBLISHED_BYTES * resolved.model.parameters
     return max(SHORTEST_STARTUP, max(held, published) // STARTUP_BYTES_PER_SECOND)
 
 
@@ -82,6 +91,9 @@ def pod_template(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) ->
     spec: Json = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # The first process of a namespace hears no SIGTERM until it has asked for it: one that is deleted in its first tenth of a second
+        # would live out its grace period. Here that process is the sandbox's own.
+        "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": LINGER + mdep.spec.drain_seconds + 10,
         "securityContext": {**user, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container(mdep, resolved, pull_policy)],
@@ -90,13 +102,18 @@ def pod_template(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) ->
     return {"metadata": {"labels": mdep.labels}, "spec": spec | scheduling(mdep, resolved)}
 
 
+def _template_of_before(template: Json) -> Json:
+    """What version 0.1.0 of the operator made of the same. What runs by it stays: a newer version restarts nothing."""
+    return {**template, "spec": {name: value for name, value in template["spec"].items() if name != "shareProcessNamespace"}}
+
+
 def container(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> Json:
     return {
         "name": CONTAINER,
         "image": resolved.image,
         "imagePullPolicy": pull_policy,
         "args": args(mdep, resolved),
-        "env": env(mdep),
+        "env": env(mdep, resolved),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": compute(mdep, resolved),
         "securityContext": {
@@ -128,12 +145,14 @@ def args(mdep: ModelDeployment, resolved: Resolved) -> list[str]:
     return [str(word) for flag in flags for word in flag] + list(spec.args)
 
 
-def env(mdep: ModelDeployment) -> list[Json]:
+def env(mdep: ModelDeployment, resolved: Resolved) -> list[Json]:
     """The person's own come last and replace ours of the same name."""
     ours: list[Json] = [{"name": "HF_HOME", "value": "/cache/huggingface"}]
     for name, reference in (("HF_TOKEN", mdep.spec.hf_token), ("JITNEY_API_KEY", mdep.spec.api_key)):
         if reference:
             ours.append({"name": name, "valueFrom": {"secretKeyRef": {"name": reference["name"], "key": reference["key"]}}})
+    if resolved.hub:
+        ours.append({"name": "HF_ENDPOINT", "value": resolved.hub})
     return list({entry["name"]: entry for entry in [*ours, *mdep.spec.env]}.values())
 
 

@@ -34,7 +34,7 @@ class Model:
     # A commit, branch or tag of the repository; None is its default branch.
     revision: str | None = None
     scores: int = 0
-    # Of `parameters`, what a quantized model keeps as bfloat16, and what as float32.
+    # Of `parameters`, what is never smaller than bfloat16, and what on a CPU is always float32.
     table: int = 0
     wide: int = 0
 

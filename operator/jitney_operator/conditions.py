@@ -12,6 +12,7 @@ from jitney_operator.words import clipped
 
 TRUE, FALSE, UNKNOWN = "True", "False", "Unknown"
 LOADING = {"Downloading", "Loading", "WarmingUp"}
+OVERDUE = "The rollout did not finish in time."
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,16 @@ class Facts:
         which it may not have heard yet. Pods that only finish their answers do not count."""
         counts = {self.observed.count(name) for name in ("replicas", "updatedReplicas", "readyReplicas")}
         return self.applied and self.observed.settled and counts == {self.wanted} and self.ready_pods == self.wanted
+
+    @property
+    def overdue(self) -> bool:
+        """Kubernetes has given the rollout up, and nothing has moved since: what it says stays on the Deployment until a pod more is ready,
+        also while another revision, or a node that came late, has put things right and the pods are on their way."""
+        verdict = self.observed.deployment_condition("Progressing")
+        if verdict.get("reason") != "ProgressDeadlineExceeded" or self.complete:
+            return False
+        said = verdict.get("lastUpdateTime", "")
+        return self.failure is not None or any(not pod.ready and pod.moved <= said for pod in self.pods)
 
 
 def accepted(shape_known: bool) -> Condition:
@@ -137,8 +148,8 @@ def progressing(facts: Facts) -> Condition:
         if facts.mdep.scales_itself and facts.mdep.doubt:
             return Condition("Progressing", FALSE, "AutoscalerUnknown", f"The replicas stay as they are: {facts.mdep.doubt}")
         return Condition("Progressing", FALSE, "Complete", "Nothing is being rolled out.")
-    if facts.observed.deployment_condition("Progressing").get("reason") == "ProgressDeadlineExceeded":
-        return Condition("Progressing", FALSE, "DeadlineExceeded", "The rollout did not finish in time.")
+    if facts.overdue:
+        return Condition("Progressing", FALSE, "DeadlineExceeded", OVERDUE)
     if facts.accepted.status == FALSE:
         return Condition("Progressing", FALSE, facts.accepted.reason, "This generation is not rolled out.")
     return Condition("Progressing", TRUE, "RollingOut", "Pods are being started or replaced.")
@@ -165,6 +176,9 @@ def stalled(facts: Facts) -> list[Condition]:
         return [Condition("Stalled", TRUE, facts.accepted.reason, facts.accepted.message)]
     if facts.failure and facts.failure.reason in STALLING and not facts.complete:
         return [Condition("Stalled", TRUE, facts.failure.reason, facts.failure.message)]
+    if facts.overdue:
+        # Whoever waits has waited long enough; with the cause, because tools show no other sentence.
+        return [Condition("Stalled", TRUE, "DeadlineExceeded", f"{OVERDUE} {facts.failure.message if facts.failure else ''}".strip())]
     return []
 
 
@@ -192,7 +206,8 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
     kept: Json = {"resolved": resolved or mdep.status.get("resolved"), "lastFailure": _last_failure(facts, now)}
     # A pod that fails again and again says each time how it starts: as long as it does, only the failure counts.
     if not facts.complete and not facts.failure:
-        kept["progress"] = facts.progress.line if facts.progress else _on_the_way(facts)
+        # What a pod says is as long as the field already, and a word of ours may stand behind it.
+        kept["progress"] = clipped((facts.progress.line if facts.progress else _on_the_way(facts)) or "", 256)
     return result | {name: value for name, value in kept.items() if value}
 
 

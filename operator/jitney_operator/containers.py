@@ -17,7 +17,8 @@ PULL_ERRORS = {
 }  # fmt: skip
 # The kubelet names what it misses, or where a key is missing; what the thing itself is called says nothing.
 MISSING = re.compile(r"^(?:couldn't find key \S+ in )?(secret|configmap)\b", re.IGNORECASE)
-OF_THE_MOMENT = re.compile(r"deadline|timeout|timed out|connection", re.IGNORECASE)
+# containerd before 2.1 does not understand the mount of an image, and stumbles over its empty path.
+NO_IMAGE_VOLUMES = "mkdir : no such file"
 # Ids of containers and sandboxes tell a person nothing.
 NAMES_OF_AN_ATTEMPT = re.compile(r"\b[0-9a-f]{32,}\b")
 
@@ -27,8 +28,7 @@ def waiting(pod: Pod, told: Json) -> Failure | None:
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in PULL_ERRORS:
         return _unpulled(pod, reason, message, told)
-    if reason == "CreateContainerError" and _image_volumes(pod) and not OF_THE_MOMENT.search(message):
-        # Older containerds do not understand the mount and stumble over its empty path.
+    if reason == "CreateContainerError" and _image_volumes(pod) and NO_IMAGE_VOLUMES in message:
         return Failure(
             "FeatureUnavailable",
             f"The node cannot mount an image, which oci:// models need (containerd 2.1): {message}",

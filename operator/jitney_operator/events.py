@@ -8,6 +8,8 @@ from datetime import datetime
 from jitney_operator.api import API_VERSION, GROUP, KIND, Json, ModelDeployment
 
 CONTROLLER = f"{GROUP}/operator"
+# Each is told where none before it has moved. Ready takes over what Accepted, Scheduled and ModelLoaded say.
+TELLING = ("Ready", "Stalled", "Progressing", "Available")
 # Bytes. The server refuses longer notes.
 LONGEST_NOTE = 1024
 
@@ -17,10 +19,10 @@ def transition(mdep: ModelDeployment, status: Json, instance: str, now: datetime
 
     Its name follows from the resource's version, so that the same transition is never told twice, not even by two processes.
     """
-    before, after = _ready(mdep.status), _ready(status)
-    if _state(before) == _state(after):
+    told = _told(mdep.status, status)
+    if told is None:
         return None
-    digest = hashlib.sha256(f"{mdep.uid}/{mdep.version}/{after['reason']}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{mdep.uid}/{mdep.version}/{told['reason']}".encode()).hexdigest()[:16]
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -29,9 +31,9 @@ def transition(mdep: ModelDeployment, status: Json, instance: str, now: datetime
         "reportingController": CONTROLLER,
         "reportingInstance": instance[:128],
         "action": "Report",
-        "type": "Warning" if _is_trouble(status, after) else "Normal",
-        "reason": after["reason"],
-        "note": _note(status, after).encode()[:LONGEST_NOTE].decode(errors="ignore"),
+        "type": "Warning" if _is_trouble(status, told) else "Normal",
+        "reason": told["reason"],
+        "note": _note(status, told).encode()[:LONGEST_NOTE].decode(errors="ignore"),
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": KIND,
@@ -43,20 +45,32 @@ def transition(mdep: ModelDeployment, status: Json, instance: str, now: datetime
     }
 
 
-def _ready(status: Json) -> Json:
-    return next((entry for entry in status.get("conditions", []) if entry["type"] == "Ready"), {})
+def _told(before: Json, after: Json) -> Json | None:
+    """The condition that says what is new."""
+    were, are = _conditions(before), _conditions(after)
+    return next((are[kind] for kind in TELLING if kind in are and _is_news(were.get(kind, {}), are[kind])), None)
 
 
-def _state(condition: Json) -> tuple[str | None, str | None]:
-    return condition.get("status"), condition.get("reason")
+def _conditions(status: Json) -> dict[str, Json]:
+    return {entry["type"]: entry for entry in status.get("conditions", ())}
 
 
-def _is_trouble(status: Json, ready: Json) -> bool:
-    """The state comes from a failure, or the spec is not accepted; being on the way is none."""
-    refused = any(entry["type"] == "Accepted" and entry["status"] == "False" for entry in status["conditions"])
-    return ready["status"] == "False" and (refused or status.get("lastFailure", {}).get("reason") == ready["reason"])
+def _is_news(before: Json, after: Json) -> bool:
+    if after["type"] == "Available":
+        # That nobody is wanted is told by Ready when the last pod is gone, a moment later.
+        return before.get("status") != after["status"] and after["reason"] in ("Serving", "NoReadyReplica")
+    return (before.get("status"), before.get("reason")) != (after["status"], after["reason"])
 
 
-def _note(status: Json, ready: Json) -> str:
-    message = str(ready["message"])
-    return f"{message} ({status['progress']})" if status.get("progress") else message
+def _is_trouble(status: Json, told: Json) -> bool:
+    """The state comes from a failure, or the spec is not accepted; being on the way is none, also where nobody answers meanwhile."""
+    if told["type"] == "Stalled" or told["reason"] in ("DeadlineExceeded", "AutoscalerUnknown"):
+        return True
+    found = _conditions(status)
+    fails = found["Accepted"]["status"] == "False" or status.get("lastFailure", {}).get("reason") == found["Ready"]["reason"]
+    return fails and told["status"] == "False" and told["reason"] in (found["Ready"]["reason"], "NoReadyReplica")
+
+
+def _note(status: Json, told: Json) -> str:
+    message = str(told["message"])
+    return f"{message} ({status['progress']})" if told["type"] == "Ready" and status.get("progress") else message

@@ -14,7 +14,7 @@ ADVICE = {
     "PodEvicted": "Look after the node; Kubernetes has made another pod.",
     "CacheNotWritable": "Let that user write to the volume of spec.cache; a folder of a node is given away with `chown 65532:65532`.",
     "OutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, a quantization, or a profile with more memory.",
-    "GPUOutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, or a profile with a bigger GPU.",
+    "GPUOutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, a quantization, or a profile with a bigger GPU.",
     "DeviceNotFound": "Check that the profile's nodes have a GPU and its driver, or set device to cpu.",
     "StartupTimeout": "Raise spec.startupTimeoutSeconds if the model needs longer to load.",
 }

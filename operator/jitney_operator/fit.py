@@ -8,75 +8,72 @@ from jitney_operator.catalogue import Model
 from jitney_operator.errors import Rejected
 from jitney_operator.quantities import gib
 
-# What the runtime's --dtype auto holds, weights and keys and values alike: float32 on a CPU, bfloat16 on a GPU.
-BYTES = {"cpu": 4, "cuda": 2}
+# What weights are kept as: "none" where the runtime chooses, which is bfloat16, or a quantization. Where a person's flags choose: float32,
+# "plain" with torch's own operators, which is float32 on a CPU and bfloat16 on a GPU, "narrow" with these and a dtype of 2 bytes. Keys and
+# values, and the table of a vocabulary, are as wide as weights that are not quantized, and bfloat16 beside others.
+WIDE, NARROW = 4, 2
 # A weight of a quantized linear layer, largest first: a byte and a part of its row's scale, or 4 bits and a scale and a least value per 32.
 QUANTIZED = {"int8": 1 + 4 / 512, "int4": 20 / 32}
-# Keys and values, and the table of a vocabulary, beside them.
-NARROW = 2
-# Interpreter, torch and activations: a floor, and a share of the weights for the buffers that grow with them.
-OVERHEAD_FLOOR = 512 * 1024**2
+# What a person leaves out, where their flags choose, for another form to hold.
+WITHOUT = " without --dtype float32 or --kernel, in args or env"
+# Besides, on a CPU: interpreter, torch and activations. On a GPU: CUDA's context, recorded graphs, work space of libraries and activations.
+# A floor, and a share of the weights for the buffers that grow with them.
+OVERHEAD_FLOOR = {"cpu": 512 * 1024**2, "cuda": 1536 * 1024**2}
 OVERHEAD_SHARE = 0.05
+# What a figure of the status may be off: it has two decimals.
+ROUNDED = 1024**3 // 200 + 1
 # Below this window no chat is worth serving.
 SHORTEST = 512
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes."""
+    """Bytes. `total` is the sum, but for the rounding of one that is read from a status."""
 
     max_model_len: int
     weights: int
     kv_cache: int
     overhead: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.kv_cache + self.overhead
+    total: int
 
 
-def serves(device: str, quantization: str) -> bool:
-    """Whether the runtime does, of all that the schema allows."""
-    return device == "cpu" or quantization == "none"
+def _width(form: str, device: str) -> int:
+    """Of what is not quantized."""
+    return WIDE if form == "float32" or (form == "plain" and device == "cpu") else NARROW
 
 
-def kv_bytes_per_token(model: Model, device: str, quantization: str = "none") -> int:
+def kv_bytes_per_token(model: Model, device: str, form: str = "none") -> int:
     """Keys and values of one token in all layers."""
-    return 2 * model.layers * model.kv_heads * model.head_dim * (NARROW if quantization in QUANTIZED else BYTES[device])
+    return 2 * model.layers * model.kv_heads * model.head_dim * _width(form, device)
 
 
-def weight_bytes(model: Model, device: str, quantization: str = "none") -> int:
-    """On a CPU the projection to a tied vocabulary is packed for the processor, a copy beside the embedding's."""
-    if quantization in QUANTIZED:
-        return _quantized_bytes(model, quantization)
-    return (model.parameters + (model.tied if device == "cpu" else 0)) * BYTES[device]
+def weight_bytes(model: Model, device: str, form: str = "none") -> int:
+    """What scores the vocabulary is int8 in both quantizations; where it is packed, as all is on a CPU, a tied one is a copy beside the
+    table. Where its size is not known, the most that plain layers can be."""
+    width = _width(form, device)
+    layer, score = (QUANTIZED[form], QUANTIZED["int8"]) if form in QUANTIZED and model.scores else (width, width)
+    own = 0 if model.tied else model.scores
+    rest = max(0, model.parameters - model.table - own)
+    wide = min(model.wide, rest)
+    scores = model.scores if form in QUANTIZED or device == "cpu" else own
+    return int((rest - wide) * layer + scores * score) + model.table * width + wide * (WIDE if device == "cpu" else width)
 
 
-def _quantized_bytes(model: Model, quantization: str) -> int:
-    """What scores the vocabulary is int8 in both. Where its size is not known, the most that plain layers can be."""
-    if not model.scores:
-        return (model.parameters - model.wide) * NARROW + model.wide * BYTES["cpu"]
-    layers = max(0, model.parameters - model.wide - model.table - (0 if model.tied else model.scores))
-    packed = layers * QUANTIZED[quantization] + model.scores * QUANTIZED["int8"]
-    return int(packed) + model.table * NARROW + model.wide * BYTES["cpu"]
-
-
-def estimate(model: Model, device: str, max_num_seqs: int, max_model_len: int, quantization: str = "none") -> Estimate:
-    weights = weight_bytes(model, device, quantization)
-    overhead = OVERHEAD_FLOOR + int(weights * OVERHEAD_SHARE)
-    kv_cache = max_num_seqs * max_model_len * kv_bytes_per_token(model, device, quantization)
-    return Estimate(max_model_len, weights, kv_cache, overhead)
+def estimate(model: Model, device: str, max_num_seqs: int, max_model_len: int, form: str = "none") -> Estimate:
+    weights = weight_bytes(model, device, form)
+    overhead = OVERHEAD_FLOOR[device] + int(weights * OVERHEAD_SHARE)
+    kv_cache = max_num_seqs * max_model_len * kv_bytes_per_token(model, device, form)
+    return Estimate(max_model_len, weights, kv_cache, overhead, weights + kv_cache + overhead)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be held: a model, how many sequences at once, and how long a window; None is the model's own, lowered to what fits.
-    `quantization` is asked of devices that serve it only."""
+    """What is to be held: a model, how many sequences at once, and how long a window; None is the model's own, lowered to what fits."""
 
     model: Model
     max_num_seqs: int
     max_model_len: int | None
-    quantization: str = "none"
+    form: str = "none"
 
     def check(self) -> None:
         """Rejected when no memory would help."""
@@ -89,10 +86,10 @@ class Request:
         return self.with_window(device, self.max_model_len or self.model.context)
 
     def with_window(self, device: str, max_model_len: int) -> Estimate:
-        return estimate(self.model, device, self.max_num_seqs, max_model_len, self.quantization)
+        return estimate(self.model, device, self.max_num_seqs, max_model_len, self.form)
 
     def kv_bytes_per_token(self, device: str) -> int:
-        return kv_bytes_per_token(self.model, device, self.quantization)
+        return kv_bytes_per_token(self.model, device, self.form)
 
 
 def within(request: Request, device: str, memory: int) -> Estimate | None:
@@ -106,8 +103,8 @@ def within(request: Request, device: str, memory: int) -> Estimate | None:
     return None
 
 
-def refusal(request: Request, device: str, memory: int, others: tuple[str, ...], cpu_memory: int = 0) -> Rejected:
-    """What would fit; `others` are profiles that would hold it as it is, and `cpu_memory` bytes what it may have there quantized."""
+def refusal(request: Request, device: str, memory: int, others: tuple[str, ...]) -> Rejected:
+    """What would fit; `others` are profiles that would hold it as it is."""
     wish, model, seqs = request.wish(device), request.model, request.max_num_seqs
     needs = (
         f"Needs {gib(wish.total)} (weights {gib(wish.weights)}, keys and values {gib(wish.kv_cache)}, "
@@ -119,18 +116,21 @@ def refusal(request: Request, device: str, memory: int, others: tuple[str, ...],
     batch = (memory - wish.weights - wish.overhead) // (window * request.kv_bytes_per_token(device))
     ways += [f"maxNumSeqs {batch}"] if 0 < batch < seqs else []
     ways += [f"resourceProfile {name}" for name in others]
-    ways += _quantized(request, cpu_memory)
+    ways += _smaller(request, device, memory)
     way = f"What would fit: {' or '.join(ways)}." if ways else "Choose a smaller size, or ask the administrator for a bigger profile."
     return Rejected("DoesNotFit", needs + way)
 
 
-def _quantized(request: Request, memory: int) -> list[str]:
+def _smaller(request: Request, device: str, memory: int) -> list[str]:
     """The least that makes it fit; nothing where none does, or none is smaller than what is asked for."""
-    for quantization, width in QUANTIZED.items():
-        found = within(replace(request, quantization=quantization), "cpu", memory)
-        if found and width < QUANTIZED.get(request.quantization, BYTES["cpu"]):
-            window = "" if found == replace(request, quantization=quantization).wish("cpu") else f", maxModelLen {found.max_model_len}"
-            return [f"quantization {quantization} ({gib(found.total)}, weights {gib(found.weights)}{window})"]
+    widths = {"none": NARROW, **QUANTIZED}
+    for form, width in widths.items():
+        smaller = replace(request, form=form)
+        found = within(smaller, device, memory)
+        if found and width < widths.get(request.form, _width(request.form, device)):
+            window = "" if found == smaller.wish(device) else f", maxModelLen {found.max_model_len}"
+            without = "" if request.form in widths else WITHOUT
+            return [f"quantization {form}{without} ({gib(found.total)}, weights {gib(found.weights)}{window})"]
     return []
 
 

@@ -55,6 +55,13 @@ class Pod:
         return str(self.body["metadata"].get("creationTimestamp", ""))
 
     @property
+    def moved(self) -> str:
+        """When something about it changed for the last time: it got a node, its sandbox, another process, became ready or no longer is."""
+        conditions = self.body.get("status", {}).get("conditions", [])
+        began = self.container.get("state", {}).get("running", {}).get("startedAt")
+        return max(self.created, began or "", *(entry.get("lastTransitionTime") or "" for entry in conditions))
+
+    @property
     def failed_at(self) -> str:
         """When the node gave it up: Kubernetes notes the cause, or the end of its container; empty where neither is there."""
         noted = self.condition("DisruptionTarget").get("lastTransitionTime")

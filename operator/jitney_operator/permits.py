@@ -9,10 +9,15 @@ from jitney_operator.api import Spec
 from jitney_operator.errors import Rejected
 from jitney_operator.settings import Allow
 
-# They tell the container runtime, Python, the linker, or a library in the image where to find code.
+# What begins so tells Python, the linker, a shell or a library in the image where to find code: a library or module to load, a program to
+# start, a compiler and what it reads, a cache of what was compiled, or that pickles may be read.
 CODE_BRINGERS = (
-    "PYTHON", "LD_", "OPENSSL_", "GCONV_PATH", "CUDA_INJECTION", "OMP_TOOL", "KMP_TOOL", "NCCL_", "TRITON_", "TORCHINDUCTOR_",
+    "PYTHON", "LD_", "BASH_", "GCONV_PATH", "OPENSSL_", "INTEL_", "MIC_LD_", "OMP_TOOL", "KMP_TOOL", "ACC_PROFLIB", "NVTX_", "NCCL_",
+    "NVSHMEM_", "CUDNN_", "CUDACXX", "CUDA_INJECTION", "CUDA_CACHE", "CUDA_HOME", "CUDA_INC", "CUDA_PATH", "TRITON_", "TORCH",
+    "PYTORCH_KERNEL_CACHE", "PYTORCH_NVCC", "HF_MODULES_CACHE", "XDG_",
 )  # fmt: skip
+# The same, and the beginning of many others: programs, compilers, and the folder that caches of compiled code lie in by default.
+CODE_BRINGING_NAMES = {"PATH", "HOME", "CC", "CXX"}
 
 
 def check(spec: Spec, allow: Allow) -> None:
@@ -63,7 +68,7 @@ def _remote_code(spec: Spec, allow: Allow) -> None:
                 f"The administrator does not allow foreign code, and a variable in an argument could ask for it: write {argument} out.",
             )
     for entry in spec.env:
-        if entry["name"] == "PATH" or entry["name"].startswith(CODE_BRINGERS):
+        if entry["name"] in CODE_BRINGING_NAMES or entry["name"].startswith(CODE_BRINGERS):
             raise Rejected("NotAllowed", f"The administrator does not allow foreign code, which {entry['name']} could bring in.")
 
 

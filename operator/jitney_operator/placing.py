@@ -9,7 +9,9 @@ from jitney_operator.failure import ADVICE, Failure
 from jitney_operator.observed import Observed, Pod
 
 # Words for a GPU that a node or its container runtime cannot give.
-DEVICES = re.compile(r"\bcdi\b|nvidia|gpu|cuda|device", re.IGNORECASE)
+DEVICES = re.compile(r"\bcdi\b|nvidia|gpu|cuda|(?<!no space left on )device", re.IGNORECASE)
+# What the scheduler thinks of claims for devices and of preemption changes with every attempt and helps nobody.
+_BESIDE = re.compile(r"( no new claims to deallocate,)? preemption:")
 # Seconds between the end of a pod that was thrown out and the making of the one in its place.
 REPLACED_WITHIN = 120
 
@@ -20,8 +22,7 @@ def unscheduled(pod: Pod, others: tuple[Pod, ...]) -> Failure | None:
     # Gates are of those who queue pods. Errors of the scheduler itself have other words at each try, and pass.
     if condition.get("status") != "False" or condition.get("reason") not in ("Unschedulable", "SchedulingGated"):
         return None
-    # What the scheduler says of preemption changes with every attempt and helps nobody.
-    message = condition.get("message", "").split(" preemption:")[0]
+    message = _BESIDE.split(condition.get("message", ""))[0]
     if wanted := {device for device in pod.devices if f"Insufficient {device}" in message}:
         if any(other.leaving and other.placed and other.devices & wanted and not lost(other) for other in others):
             return Failure("WaitingForDrain", "A pod that is finishing its answers still holds the GPU.", pod.name)

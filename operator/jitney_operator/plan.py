@@ -45,7 +45,7 @@ def make(mdep: ModelDeployment, observed: Observed, settings: Settings, catalogu
     except Rejected as error:
         # The children of the last good generation stay as they are.
         return Plan((), _facts(mdep, observed, conditions.rejected(error.reason, error.message), None, False, None), None)
-    children = builders.children(mdep, resolved, settings.image_pull_policy, observed.exclusive)
+    children = builders.children(mdep, resolved, settings.image_pull_policy, observed.exclusive, _live_template(observed))
     changes = tuple(child for child in children if _differs(observed, child))
     template = children[-1]["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
     verdict = conditions.accepted(resolved.model is not None)
@@ -71,8 +71,7 @@ def _differs(observed: Observed, child: Json) -> bool:
 def _facts(
     mdep: ModelDeployment, observed: Observed, verdict: Condition, template: str | None, applied: bool, progress: Progress | None
 ) -> Facts:
-    if template is None and observed.deployment:
-        template = observed.deployment["spec"]["template"]["metadata"].get("annotations", {}).get(TEMPLATE)
+    template = template or _live_template(observed)
     pods = tuple(pod for pod in observed.pods if pod.template == template and not pod.leaving and not pod.over)
     failure = failures.of(observed, pods, mdep.status.get("lastFailure"))
     if failure and progress and sum(not pod.ready for pod in pods) == 1 and _is_overcome(failure.reason, progress.line):
@@ -80,6 +79,14 @@ def _facts(
     replaces = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("type") == "Recreate"
     draining = replaces and any(pod.leaving and pod.placed and pod.template != template and not placing.lost(pod) for pod in observed.pods)
     return Facts(mdep, verdict, observed, pods, failure, applied, progress, draining)
+
+
+def _live_template(observed: Observed) -> str | None:
+    """The digest of the Deployment's pod template, as its annotation tells it."""
+    if observed.deployment is None:
+        return None
+    annotations: Json = observed.deployment["spec"]["template"]["metadata"].get("annotations") or {}
+    return annotations.get(TEMPLATE)
 
 
 def _is_overcome(reason: str, line: str) -> bool:

@@ -51,7 +51,7 @@ REASONS: dict[str, Reason] = {
         "Remove it (the message names finalizers that hold it), or give the ModelDeployment another name.",
     ),
     "NotSupportedYet": Reason(
-        ("Accepted", "ModelLoaded"),
+        ("ModelLoaded",),
         "This version cannot do what the spec or the model asks for.",
         "Take what the message says would do, leave the field out, or choose another model.",
     ),
@@ -122,7 +122,11 @@ REASONS: dict[str, Reason] = {
     "Unauthorized": Reason(
         ("ModelLoaded",), "The hub refuses the model: it is private or gated.", "Accept its licence and set `spec.hfTokenSecretRef`."
     ),
-    "HubUnreachable": Reason(("ModelLoaded",), "The pod cannot reach the hub.", "Check the network path from the pods to the hub."),
+    "HubUnreachable": Reason(
+        ("ModelLoaded",),
+        "The pod cannot reach the hub.",
+        "Check the network path from the pods to the hub, or have the administrator name a mirror of it (`config.hubEndpoint`).",
+    ),
     "DiskFull": Reason(("ModelLoaded",), "The weights do not fit the disk.", "Set a bigger `spec.cache`, or give the nodes more storage."),
     "ModelDamaged": Reason(
         ("ModelLoaded",),
@@ -137,10 +141,13 @@ REASONS: dict[str, Reason] = {
     "OutOfMemory": Reason(
         ("ModelLoaded",),
         "The pod's memory is too small.",
-        "Lower maxNumSeqs or maxModelLen, or take a smaller size, a quantization or a bigger profile.",
+        "Lower maxNumSeqs or maxModelLen, or take a smaller size, a quantization or a bigger profile. On a node without AVX2 the "
+        "operator's count holds only with `--dtype float32` in `spec.args`.",
     ),
     "GPUOutOfMemory": Reason(
-        ("ModelLoaded",), "The GPU's memory is too small.", "Lower maxNumSeqs or maxModelLen, or take a smaller size or a bigger GPU."
+        ("ModelLoaded",),
+        "The GPU's memory is too small.",
+        "Lower maxNumSeqs or maxModelLen, or take a smaller size, a quantization or a bigger GPU.",
     ),
     "DeviceNotFound": Reason(
         ("ModelLoaded",), "The pod shall use a GPU and finds none.", "Check the node's driver and device plugin, or set `device: cpu`."
@@ -172,15 +179,19 @@ REASONS: dict[str, Reason] = {
         "Act on the message: mostly the operator's role lacks list and watch of horizontalpodautoscalers (autoscaling) or scaledobjects "
         "(keda.sh).",
     ),
-    "DeadlineExceeded": Reason(("Progressing",), "The rollout did not finish in time.", "The other conditions say what is in the way."),
+    "DeadlineExceeded": Reason(
+        ("Progressing",),
+        "The rollout did not finish in time, which is five minutes more than a start may take; gone when a pod moves again.",
+        "The other conditions say what is in the way.",
+    ),
     # Ready
     "Ready": Reason((), "Every wanted replica of the current generation answers chat requests.", _NOTHING),
 }
 
-# Retrying cannot help against these; somebody has to act.
+# Retrying cannot help against these, or has not helped in time; somebody has to act.
 STALLING = {
     "ModelNotFound", "SizeNotFound", "DoesNotFit", "ProfileNotFound", "NotAllowed", "NameConflict", "NotSupportedYet", "FeatureUnavailable",
-    "Unauthorized",
+    "Unauthorized", "DeadlineExceeded",
 }  # fmt: skip
 
 
@@ -201,9 +212,10 @@ takes over the first of the other conditions that explains it. `status.lastFailu
 failure.
 
 The status follows what Kubernetes knows within 5 seconds. Two causes nobody tells, so that they are asked for: why a volume or a sandbox is
-not ready stands in Events (some seconds; more where pods of many namespaces wait), and a name that has become free is tried every 15
-seconds. Between a new generation and the operator's first look the columns still show the word of the one before: wait for
-`observedGeneration`, as `kubectl wait` and everything that knows kstatus do.
+not ready stands in Events, which are listed every 3 seconds while a pod waits (in 8 namespaces at once: with hundreds it takes longer, and
+what is told of a pod stays until an Event names another cause or its sandbox is there), and what the cluster refused (NameConflict,
+ChildRefused) is tried again every 4 seconds. Between a new generation and the operator's first look the columns still show the word of the
+one before: wait for `observedGeneration`, as `kubectl wait` and everything that knows kstatus do.
 
 | condition | True means |
 |---|---|
@@ -213,10 +225,16 @@ seconds. Between a new generation and the operator's first look the columns stil
 | Available | at least one pod answers chat requests, perhaps of the revision before |
 | Progressing | a rollout or a change of scale is under way |
 | Ready | the status is of the newest generation, and every wanted replica of it is ready; also True while suspended or scaled to zero |
-| Stalled | present, and True, only when retrying cannot help |
+| Stalled | present, and True, only when retrying cannot help, or did not help in the time that a rollout has |
 
 Besides its own reasons Ready has those of the first three that are not True, Progressing that of a refusal (`Accepted` is False), and
 Stalled the one that only a person can act on.
+
+Each change of what Ready says is one Event, with its reason and message. So is, while Ready stays as it was, a change of Progressing (a
+rollout that runs out of time behind a revision that still serves) and of who answers (Serving, NoReadyReplica). What changes at the same
+moment is one Event, and what Accepted, Scheduled and ModelLoaded say is told by Ready, which takes over the first that counts.
+Events are best effort, as everywhere in Kubernetes: one that cannot be posted is posted later, and one that was not posted yet when the
+operator was killed is lost. The status is what counts, and loses nothing.
 
 | reason | on | it means | what to do |
 |---|---|---|---|"""

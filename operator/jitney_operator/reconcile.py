@@ -26,7 +26,7 @@ SETTLE = 0.1
 # Seconds between two writes that tell nothing but how far a pod has come.
 PROGRESS_PACE = 5.0
 # Seconds between two tries of what the cluster refuses, at the longest: nobody tells us when a quota has room again.
-REFUSED_PACE = 15.0
+REFUSED_PACE = 4.0
 # Seconds until an Event that could not be posted is tried again.
 TELL_AGAIN = 5.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from jitney_operator import fit, permits
 from jitney_operator.api import Json, ModelDeployment, Spec
@@ -18,7 +19,8 @@ MOUNT = "/mnt/model"
 
 @dataclass(frozen=True)
 class Resolved:
-    """`model` is None where the shape is unknown: then nothing was estimated. `source` is the volume that holds the model, if one does."""
+    """`model` is None where the shape is unknown: then nothing was estimated. `source` is the volume that holds the model, if one does.
+    `hub` is where the administrator has it downloaded from; empty where nothing is, or nobody said."""
 
     reference: str
     source: Json | None
@@ -29,6 +31,7 @@ class Resolved:
     max_model_len: int | None
     revision: str | None = None
     explanation: str = ""
+    hub: str = ""
 
     @property
     def device(self) -> str:
@@ -59,18 +62,20 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
     refuse_unavailable(mdep, settings)
     permits.check(spec, settings.allow)
     model, reference, source = _known(spec, kept, catalogue) if kept else find_model(spec, catalogue)
-    request = Request(model, spec.max_num_seqs, spec.max_model_len, spec.quantization) if model else None
+    request = Request(model, spec.max_num_seqs, spec.max_model_len, form(spec)) if model else None
     placed = _as_before(spec, kept, request, settings)
     if placed:
         (profile, estimate), explanation = placed, kept.get("explanation", "")
     else:
         tried = candidates(spec, settings)
         profile, estimate = place(spec, tried, request, settings)
-        explanation = explain(spec, profile, tried[: tried.index(profile)], request, estimate, settings)
-    image = spec.image or kept.get("image") or profile.image or settings.runtime_image
+        explanation = " ".join(filter(None, (_why(profile, tried, estimate, spec, settings), _narrowed(request, estimate))))
+    # A pod that is made anew anyway is one of the image that this version counts.
+    image = spec.image or (kept.get("image") if placed else None) or profile.image or settings.runtime_image
     revision = kept.get("revision") if kept else spec.revision or (model.revision if model else None)
     window = estimate.max_model_len if estimate else spec.max_model_len or kept.get("maxModelLen")
-    return Resolved(reference, source, image, profile, model, estimate, window, revision, explanation)
+    hub = "" if source or spec.model.startswith("file://") else settings.hub_endpoint
+    return Resolved(reference, source, image, profile, model, estimate, window, revision, explanation, hub)
 
 
 def _known(spec: Spec, kept: Json, catalogue: Catalogue) -> tuple[Model | None, str, Json | None]:
@@ -87,32 +92,46 @@ def _known(spec: Spec, kept: Json, catalogue: Catalogue) -> tuple[Model | None, 
 
 
 def _as_before(spec: Spec, kept: Json, request: Request | None, settings: Settings) -> tuple[Profile, Estimate | None] | None:
-    """The profile and window that this generation has already; None where it has none, or the administrator made the profile too small or
-    gave it a device that does not serve it."""
+    """The profile, window and estimate that this generation was accepted with, whatever this version counts: its pods are of the image of
+    then. None where it has none, or the administrator made the profile too small."""
     profile = settings.profiles.get(kept.get("profile", ""))
-    if profile and not fit.serves(profile.device, spec.quantization):
-        return None
     if profile is None or request is None:
         return (profile, None) if profile else None
-    held = replace(request, max_model_len=request.max_model_len or kept.get("maxModelLen"))
-    estimate = fit.within(held, profile.device, memory_of(spec, profile))
-    return (profile, estimate) if estimate else None
+    weights, kv_cache, overhead = (size(kept["breakdown"][part]) for part in ("weights", "kvCache", "overhead"))
+    estimate = Estimate(kept["maxModelLen"], weights, kv_cache, overhead, size(kept["estimatedMemory"]))
+    return (profile, estimate) if estimate.total <= memory_of(spec, profile) + fit.ROUNDED else None
 
 
-def explain(
-    spec: Spec, profile: Profile, passed_over: tuple[Profile, ...], request: Request | None, estimate: Estimate | None, settings: Settings
-) -> str:
-    """What was chosen for the person, and why; empty where nothing was."""
-    parts = []
-    devices = {other.device for other in settings.profiles.values()} if (spec.profile, spec.device) == (None, "auto") else set()
-    if not all(fit.serves(device, spec.quantization) for device in devices):
-        parts.append(f"Profiles with a GPU were left out because quantization {spec.quantization} is served on a CPU.")
+def form(spec: Spec) -> str:
+    """What the weights are kept as, in the words of `fit`. The person's own flags, in both spellings, can ask for wider ones; so can
+    JITNEY_DTYPE and JITNEY_KERNEL, where no flag does."""
+    if spec.quantization != "none":
+        return spec.quantization
+    found = {entry["name"]: entry.get("value") for entry in spec.env}
+    flags = dict(pairwise(part for argument in spec.args for part in argument.split("=", 1)))
+    dtype, kernel = (flags.get(f"--{name}") or found.get(f"JITNEY_{name.upper()}") or "auto" for name in ("dtype", "kernel"))
+    if dtype != "float32" and kernel in ("plain", "onednn"):
+        return "plain" if dtype == "auto" else "narrow"
+    return "float32" if dtype == "float32" else "none"
+
+
+def _why(profile: Profile, tried: tuple[Profile, ...], estimate: Estimate | None, spec: Spec, settings: Settings) -> str:
+    """Why this profile was chosen for the person; empty where the person named it."""
+    passed_over, named = tried[: tried.index(profile)], f"{profile.name} ({gib(profile.memory)})"
+    if spec.profile is not None:
+        return ""
     if passed_over:
-        names = ", ".join(f"{other.name} ({gib(other.memory)})" for other in passed_over)
-        parts.append(f"{profile.name} ({gib(profile.memory)}) holds the model and {names} would not.")
-    if request and estimate and not request.max_model_len and estimate.max_model_len < request.model.context:
-        parts.append(f"The context window is {estimate.max_model_len} of {request.model.context} tokens, which is what the memory holds.")
-    return " ".join(parts)
+        return f"{named} holds the model and {', '.join(f'{other.name} ({gib(other.memory)})' for other in passed_over)} would not."
+    if profile.name == settings.default_profile:
+        return f"{profile.name} is the administrator's default."
+    return f"{named} is the smallest that holds it." if estimate else f"{named} is the smallest; what the model needs is not known."
+
+
+def _narrowed(request: Request | None, estimate: Estimate | None) -> str:
+    """That the window was made smaller for the person."""
+    if not request or not estimate or request.max_model_len or estimate.max_model_len >= request.model.context:
+        return ""
+    return f"The context window is {estimate.max_model_len} of {request.model.context} tokens, which is what the memory holds."
 
 
 def refuse_unavailable(mdep: ModelDeployment, settings: Settings) -> None:
@@ -136,53 +155,26 @@ def place(spec: Spec, profiles: tuple[Profile, ...], request: Request | None, se
         if estimate:
             return profile, estimate
     largest = max(profiles, key=lambda profile: profile.memory)
-    others = (profile for profile in _serving(spec, settings) if profile not in profiles)
+    others = (profile for profile in _of_device(spec, settings) if profile not in profiles)
     fitting = tuple(
         f"{profile.name} ({gib(profile.memory)})" for profile in others if fit.within(request, profile.device, memory_of(spec, profile))
     )
-    if spec.quantization != "none":
-        plain, whole = replace(spec, quantization="none"), replace(request, quantization="none")
-        fitting += tuple(
-            f"{profile.name} ({gib(profile.memory)}) with quantization none"
-            for profile in _serving(plain, settings)
-            if profile.device != "cpu" and fit.within(whole, profile.device, memory_of(plain, profile))
-        )
-    on_cpus = max((memory_of(spec, profile) for profile in profiles if profile.device == "cpu"), default=0)
-    raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting, on_cpus)
+    raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting)
 
 
 def candidates(spec: Spec, settings: Settings) -> tuple[Profile, ...]:
-    """The named profile alone; without a name the administrator's default, if there is one, and then the others from the smallest on.
-
-    Rejected where none of them serves the quantization.
-    """
+    """The named profile alone; without a name the administrator's default, if there is one, and then the others from the smallest on."""
     names = ", ".join(settings.profiles)
-    if spec.profile is None:
-        default = settings.default_profile
-        if not any(spec.device in ("auto", profile.device) for profile in settings.profiles.values()):
-            raise Rejected("ProfileNotFound", f"No profile has the device {spec.device}; the administrator's profiles are {names}.")
-        found = sorted(_serving(spec, settings), key=lambda profile: (profile.name != default, profile.gpus, profile.memory))
-    else:
-        named = _named_profile(spec, settings, names)
-        found = [named] if fit.serves(named.device, spec.quantization) else []
+    if spec.profile is not None:
+        return (_named_profile(spec, settings, names),)
+    found, default = _of_device(spec, settings), settings.default_profile
     if not found:
-        raise Rejected("NotSupportedYet", _on_a_gpu(spec, settings))
-    return tuple(found)
+        raise Rejected("ProfileNotFound", f"No profile has the device {spec.device}; the administrator's profiles are {names}.")
+    return tuple(sorted(found, key=lambda profile: (profile.name != default, profile.gpus, profile.memory)))
 
 
-def _on_a_gpu(spec: Spec, settings: Settings) -> str:
-    what = f"This version serves quantization {spec.quantization} on a CPU and not on a GPU yet"
-    cpus = ", ".join(profile.name for profile in settings.profiles.values() if profile.device == "cpu")
-    if not cpus:
-        return f"{what}, and no profile has the device cpu; set quantization to none, or ask the administrator for such a profile."
-    also = " and set device to cpu" if spec.device == "cuda" else ""
-    return f"{what}; choose a profile with the device cpu ({cpus}){also}, or set quantization to none."
-
-
-def _serving(spec: Spec, settings: Settings) -> list[Profile]:
-    """Of the device that is asked for, and serving the quantization."""
-    found = (profile for profile in settings.profiles.values() if spec.device in ("auto", profile.device))
-    return [profile for profile in found if fit.serves(profile.device, spec.quantization)]
+def _of_device(spec: Spec, settings: Settings) -> list[Profile]:
+    return [profile for profile in settings.profiles.values() if spec.device in ("auto", profile.device)]
 
 
 def _named_profile(spec: Spec, settings: Settings, names: str) -> Profile:

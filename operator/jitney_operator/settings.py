@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ _PROFILE_FIELDS = {
     "device", "memory", "gpus", "gpuResource", "requests", "limits", "tolerations",
     "image", "nodeSelector", "runtimeClassName", "schedulerName",
 }  # fmt: skip
-_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles", "allow", "catalogue", "wakeNamespaces"}
+_FIELDS = {"runtimeImage", "imagePullPolicy", "defaultProfile", "profiles", "allow", "catalogue", "wakeNamespaces", "hubEndpoint"}
 _ALLOW_FIELDS = {"images", "env", "hostPaths", "trustRemoteCode"}
 
 
@@ -115,6 +116,12 @@ def _names(place: str, value: Any) -> tuple[str, ...]:
     return tuple(value or ())
 
 
+def _url(place: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"(https?://[^\s$]+)?", value):
+        raise SettingsError(f"{place} must be a URL such as https://hub.example, not {value!r}")
+    return value
+
+
 def _whole(place: str, value: Any) -> int:
     try:
         return int(value)
@@ -146,6 +153,8 @@ class Settings:
     catalogue: Catalogue = field(default_factory=Catalogue.read)
     # Where a front door wakes models that have no replica; * is everywhere.
     wake_namespaces: tuple[str, ...] = ()
+    # Where pods download from; empty: the Hugging Face hub.
+    hub_endpoint: str = ""
     http_port: int = 8080
 
     def wakes(self, namespace: str) -> bool:
@@ -175,6 +184,7 @@ class Settings:
             allow=Allow.parse(values.get("allow") or {}),
             catalogue=Catalogue.read(_mapping("catalogue", values.get("catalogue"))),
             wake_namespaces=_names("wakeNamespaces", values.get("wakeNamespaces")),
+            hub_endpoint=_url("hubEndpoint", values.get("hubEndpoint") or ""),
             http_port=_whole("JITNEY_HTTP_PORT", environ.get("JITNEY_HTTP_PORT") or 8080),
         )
 

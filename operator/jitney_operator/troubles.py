@@ -1,12 +1,12 @@
 """Asks the cluster why a pod's containers are not made: a volume that cannot be mounted is told in Events and nowhere else.
 
-Only of pods that have waited a while, one listing for each of their namespaces: Events are many, and the watches do not carry them.
+Only of pods that have waited a while, one listing for each of their namespaces: Events are many, and the watches do not carry them. A
+namespace is asked at most once in PATIENCE + 1 rounds, and CONCURRENT at once, so a slow server is asked less.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
@@ -20,12 +20,11 @@ from jitney_operator.workqueue import WorkQueue
 logger = logging.getLogger(__name__)
 
 PERIOD = 1.0
-# Rounds that a pod may take to be made before anybody is asked, and after which its namespace is asked again. Most never need it.
+# Rounds that a pod may take to be made before anybody is asked; most never need it. After as many its namespace is asked again, also where
+# something is known: something else may be in the way now.
 PATIENCE = 2
-# The same for pods of which something is known: it may have passed, or something else be in the way now.
-LONG_PATIENCE = 15
-# Namespaces asked in one round: however many pods wait, the server has no more to do.
-NAMESPACES = 4
+# Namespaces asked at the same moment, however many wait.
+CONCURRENT = 8
 TOLD = ("FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox")
 # The kubelet's summary of others, which name the cause.
 SUMMARY = "Unable to attach or mount volumes"
@@ -38,6 +37,7 @@ class Troubles:
         self._store, self._queue, self._cluster, self._leading = store, queue, cluster, leading
         self._told: dict[Key, dict[str, Trouble]] = {}
         self._waited: dict[str, int] = {}
+        self._turns = asyncio.Semaphore(CONCURRENT)
 
     def of(self, key: Key) -> Mapping[str, Trouble]:
         """By the pod's uid."""
@@ -55,23 +55,20 @@ class Troubles:
         there = {pod.uid for pods in stuck.values() for pod in pods}
         self._waited = {uid: self._waited.get(uid, 0) + 1 for uid in there}
         self._told = {key: kept for key, told in self._told.items() if (kept := {uid: told[uid] for uid in told if uid in there})}
-        for namespace in itertools.islice(self._due(stuck), NAMESPACES):
-            await self._ask(namespace, {key: pods for key, pods in stuck.items() if key.namespace == namespace})
-
-    def _due(self, stuck: Mapping[Key, list[Pod]]) -> list[str]:
-        """Namespaces with pods that have waited; who waits longest comes first."""
-        waited: dict[str, int] = {}
+        by_namespace: dict[str, dict[Key, list[Pod]]] = {}
         for key, pods in stuck.items():
-            for pod in pods:
-                if self._waited[pod.uid] > (LONG_PATIENCE if pod.uid in self.of(key) else PATIENCE):
-                    waited[key.namespace] = max(waited.get(key.namespace, 0), self._waited[pod.uid])
-        return sorted(waited, key=lambda name: -waited[name])
+            by_namespace.setdefault(key.namespace, {})[key] = pods
+        await asyncio.gather(*(self._ask(name, pods) for name, pods in by_namespace.items() if self._is_due(pods)))
+
+    def _is_due(self, stuck: Mapping[Key, list[Pod]]) -> bool:
+        return any(self._waited[pod.uid] > PATIENCE for pods in stuck.values() for pod in pods)
 
     async def _ask(self, namespace: str, stuck: Mapping[Key, list[Pod]]) -> None:
         # The next question is due when they have waited as long again.
         self._waited |= {pod.uid: 0 for pods in stuck.values() for pod in pods}
         try:
-            told = _by_pod(await self._cluster.warnings(namespace))
+            async with self._turns:
+                told = _by_pod(await self._cluster.warnings(namespace))
         except ClusterError as error:
             logger.warning("%s: its Events cannot be listed: %s", namespace, error)
             return

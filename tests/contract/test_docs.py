@@ -26,9 +26,20 @@ def test_the_page_names_every_condition_that_is_written():
 
 def test_every_failure_has_its_line():
     words = {*exits.EXIT_CODES.values(), *failure.SCHEDULING, *failure.ADVICE, *conditions.LOADING, *reasons.STALLING}
-    assert not words - set(reasons.REASONS)
+    written = written_reasons()
+    assert {"NameConflict", "ImagePullError", "QuotaExceeded", "SecretNotFound", "ConfigMapNotFound", "NotAllowed"} <= written, written
+    assert not (words | written) - set(reasons.REASONS)
     assert all("Scheduled" in reasons.REASONS[word].conditions for word in failure.SCHEDULING)
     assert all("ModelLoaded" in reasons.REASONS[word].conditions for word in exits.EXIT_CODES.values())
+
+
+def written_reasons() -> set[str]:
+    """What `Failure(` and `Rejected(` are given in the operator's source, wherever that is no variable."""
+    source = "\n".join(path.read_text() for path in sorted(Path(inspect.getfile(failure)).parent.glob("*.py")))
+    found = set(re.findall(r'\b(?:Failure|Rejected)\(\s*"(\w+)"', source))
+    # One is put together: a Secret's or a ConfigMap's.
+    endings = set(re.findall(r'\b(?:Failure|Rejected)\(\s*f"\{kind\}(\w+)"', source))
+    return found | {kind + ending for kind in ("Secret", "ConfigMap") for ending in endings}
 
 
 def test_a_reason_that_stands_on_no_such_condition_cannot_be_written():

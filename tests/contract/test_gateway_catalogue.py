@@ -19,6 +19,7 @@ from jitney_gateway.local import memory
 from jitney_operator import fit
 from jitney_operator.catalogue import Catalogue as Operator
 from jitney_operator.errors import Rejected
+from jitney_runtime.kernels import library
 
 Json = dict[str, Any]
 WRITTEN: dict[str, dict[str, Json]] = yaml.safe_load(resources.files("jitney_operator").joinpath("catalogue.yaml").read_text())
@@ -78,12 +79,20 @@ def test_both_read_every_figure(name: str, size: str):
     assert asdict(FRONT.find(name, size)) == in_the_front_door(name, size, written)
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_both_count_a_quantized_model_alike(quantization: str):
-    launch = Launch("m", device="cpu", quantization=quantization, max_model_len=1000)
+@pytest.mark.parametrize(
+    ("form", "asked"),
+    [("none", {}), ("float32", {"dtype": "float32"}), ("int8", {"quantization": "int8"}), ("int4", {"quantization": "int4"})],
+)
+def test_both_count_a_model_alike(form: str, asked: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "has_kernels", lambda: True)
+    launch = Launch("m", device="cpu", max_model_len=1000, **asked)  # type: ignore[arg-type]
     for name, size in ENTRIES:
-        wanted = fit.estimate(OPERATOR.find(name, size), "cpu", 1, 1000, quantization)
+        wanted = fit.estimate(OPERATOR.find(name, size), "cpu", 1, 1000, form)
         assert memory.needs(launch, FRONT.find(name, size)) - memory.OVERHEAD == wanted.weights + wanted.kv_cache, (name, size)
+
+
+def test_the_same_processors_have_kernels():
+    assert memory.KERNELS == library._V3
 
 
 OURS = {"repository": "org/our-chat-3b", "parameters": 3, "layers": 2, "kvHeads": 2, "headDim": 8, "context": 64, "revision": "v1"}

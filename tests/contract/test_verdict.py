@@ -19,7 +19,7 @@ from jitney_operator.settings import Allow, Profile, Settings
 CHART = Path(__file__).parents[2] / "charts" / "jitney" / "templates" / "gateway"
 GI = 1024**3
 SETTINGS = Settings(
-    profiles={"cpu": Profile("cpu", "cpu", 4 * GI), "gpu": Profile("gpu", "cuda", 24 * GI, gpus=1)}, allow=Allow(env=("HF_*",))
+    profiles={"cpu": Profile("cpu", "cpu", 4 * GI), "gpu": Profile("gpu", "cuda", 24 * GI, gpus=1)}, allow=Allow(env=("HF_*", "JITNEY_*"))
 )
 
 
@@ -43,6 +43,13 @@ def test_what_was_chosen_for_the_person_is_told():
     assert "gpu (24.00Gi) holds the model and cpu (4.00Gi) would not." in found.message
 
 
+@pytest.mark.parametrize(("size", "profile"), [("1.5", "cpu"), ("14", "gpu")])
+def test_a_quantized_model_is_judged_by_whichever_device_holds_it(size: str, profile: str):
+    found = judged(Launch("qwen2.5-instruct", size=size, quantization="int8"))
+    assert (found.verdict, f"of the profile {profile} (" in found.message) == (Verdict.FITS, True)
+    assert judged(Launch("smollm2-instruct", size="0.135", device="cuda", quantization="int4")).verdict is Verdict.FITS
+
+
 def test_what_does_not_fit_is_told_what_would():
     found = judged(Launch("qwen2.5-instruct", size="7", device="cpu"))
     assert found.verdict is Verdict.DOES_NOT_FIT
@@ -62,9 +69,20 @@ def test_what_the_administrator_forbids_is_refused():
 
 
 def test_values_of_variables_are_not_sent():
-    body = manifest.resource(Launch("smollm2-instruct", size="0.135", envs={"HF_TOKEN": "hf_secret"}), "chat", "team")
-    assert asked.question(body)["spec"]["env"] == [{"name": "HF_TOKEN"}]
-    assert body["spec"]["env"] == [{"name": "HF_TOKEN", "value": "hf_secret"}]
+    """But of the two that say how wide weights are."""
+    envs = {"HF_TOKEN": "hf_secret", "JITNEY_API_KEY": "sk", "JITNEY_DTYPE": "float32", "JITNEY_KERNEL": "plain"}
+    body = manifest.resource(Launch("smollm2-instruct", size="0.135", envs=envs), "chat", "team")
+    counted = [{"name": "JITNEY_DTYPE", "value": "float32"}, {"name": "JITNEY_KERNEL", "value": "plain"}]
+    assert asked.question(body)["spec"]["env"] == [{"name": "HF_TOKEN"}, {"name": "JITNEY_API_KEY"}, *counted]
+    assert body["spec"]["env"] == [{"name": name, "value": value} for name, value in envs.items()]
+
+
+@pytest.mark.parametrize(
+    ("envs", "weights"), [({}, "0.30Gi"), ({"JITNEY_DTYPE": "float32"}, "0.61Gi"), ({"JITNEY_KERNEL": "plain"}, "0.61Gi")]
+)
+def test_the_dtype_in_a_variable_is_judged(envs: dict[str, str], weights: str):
+    found = judged(Launch("smollm2-instruct", size="0.135", max_model_len=2048, device="cpu", envs=envs))
+    assert (found.verdict, f"(weights {weights}, " in found.message) == (Verdict.FITS, True)
 
 
 def test_the_route_is_the_same_on_both_sides():

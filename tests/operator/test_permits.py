@@ -16,7 +16,15 @@ def spec(name: str) -> Spec:
     return Spec.parse({"model": "org/repo", "env": [{"name": name, "value": "/mnt/model/bin"}]}, "chat")
 
 
-@pytest.mark.parametrize("name", [*permits.CODE_BRINGERS, "PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONSTARTUP", "NCCL_NET_PLUGIN"])
+NAMES = [
+    "LD_PRELOAD", "PYTHONPATH", "PYTHONSTARTUP", "NCCL_NET_PLUGIN", "INTEL_LIBITTNOTIFY64", "INTEL_JIT_PROFILER64",
+    "NVTX_INJECTION64_PATH", "ACC_PROFLIB", "OMP_TOOL_LIBRARIES", "NVSHMEM_BOOTSTRAP_PLUGIN", "TORCH_ADDR2LINE_BINARY",
+    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_NVCC", "PYTORCH_KERNEL_CACHE_PATH", "TRITON_CACHE_DIR",
+    "XDG_CACHE_HOME", "OPENSSL_CONF", "CUDA_HOME", "HF_MODULES_CACHE", "BASH_ENV",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*permits.CODE_BRINGERS, *sorted(permits.CODE_BRINGING_NAMES), *NAMES])
 def test_a_variable_that_brings_code_is_refused_although_every_name_is_allowed(name: str):
     with pytest.raises(Rejected, match=f"foreign code, which {name} could bring in") as refused:
         permits.check(spec(name), STRICT)
@@ -24,6 +32,12 @@ def test_a_variable_that_brings_code_is_refused_although_every_name_is_allowed(n
     permits.check(spec(name), Allow(images=("*",), env=("*",), host_paths=(), trust_remote_code=True))
 
 
-@pytest.mark.parametrize("name", ["HF_ENDPOINT", "OMP_NUM_THREADS", "HTTPS_PROXY", "MY_PYTHON", "PATH_TO_X"])
+HARMLESS = [
+    "HF_ENDPOINT", "HF_HOME", "OMP_NUM_THREADS", "HTTPS_PROXY", "MY_PYTHON", "PATH_TO_X", "HOMEPAGE", "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HARMLESS)
 def test_other_variables_are_the_persons(name: str):
     permits.check(spec(name), STRICT)

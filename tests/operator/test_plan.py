@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jitney_operator import drift, failures, plan
-from jitney_operator.api import ModelDeployment
+from jitney_operator import builders, drift, failures, fit, plan, resolve
+from jitney_operator.api import TEMPLATE, ModelDeployment
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.observed import Observed, Pod, Trouble
 from jitney_operator.settings import Profile, Settings
@@ -30,6 +30,28 @@ def test_a_model_in_an_image_is_mounted_where_the_runtime_reads_it():
     container = pod["containers"][0]
     assert container["args"][:2] == ["--model", "/mnt/model"]
     assert {"name": "model", "mountPath": "/mnt/model", "readOnly": True} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "endpoint"),
+    [
+        (SMALL, "https://hub.example"),
+        ({"model": "hf://org/repo"}, "https://hub.example"),
+        ({"model": "org/repo", "env": [{"name": "HF_ENDPOINT", "value": "http://mine"}]}, "http://mine"),
+        ({"model": "pvc://claim/model"}, None),
+        ({"model": "oci://registry.example/models/x:1"}, None),
+        ({"model": "file:///models/x"}, None),
+    ],
+)
+def test_the_administrators_hub_is_where_pods_download_from(spec: dict[str, Any], endpoint: str | None):
+    def made(settings: Settings) -> dict[str, Any]:
+        return plan.make(resource(**spec), Observed(), settings, CATALOGUE).changes[1]["spec"]["template"]
+
+    mirrored = made(replace(SETTINGS, hub_endpoint="https://hub.example"))
+    found = [entry["value"] for entry in mirrored["spec"]["containers"][0]["env"] if entry["name"] == "HF_ENDPOINT"]
+    assert found == ([endpoint] if endpoint else [])
+    # Only a pod that downloads from another place is another pod.
+    assert (mirrored == made(SETTINGS)) == (endpoint != "https://hub.example")
 
 
 def test_everything_ready_and_nothing_to_do():
@@ -73,20 +95,41 @@ def test_suspended_is_ready_and_not_available():
         (SMALL | {"maxModelLen": 8192, "maxNumSeqs": 512}, "DoesNotFit", "What would fit: "),
         (SMALL | {"resourceProfile": "h100"}, "ProfileNotFound", "cpu, gpu"),
         (
-            SMALL | {"quantization": "int8", "device": "cuda"},
-            "NotSupportedYet",
-            "choose a profile with the device cpu (cpu) and set device to cpu, or set",
+            {"model": "qwen2.5-instruct", "size": 14, "device": "cuda", "maxModelLen": 1024},
+            "DoesNotFit",
+            "What would fit: quantization int8 (",
         ),
-        (SMALL | {"quantization": "int4", "resourceProfile": "gpu"}, "NotSupportedYet", "int4 on a CPU and not on a GPU yet"),
+        (
+            {"model": "qwen2.5-instruct", "size": 32, "maxModelLen": 1024, "maxNumSeqs": 4},
+            "DoesNotFit",
+            "What would fit: quantization int4 (",
+        ),
+        ({"model": "qwen2.5-instruct", "size": 72, "device": "cuda", "quantization": "int4"}, "DoesNotFit", "Choose a smaller size"),
         (
             {"model": "qwen2.5-instruct", "size": "1.5", "resourceProfile": "cpu"},
             "DoesNotFit",
-            "What would fit: resourceProfile gpu (24.00Gi) or quantization int8 (4.00Gi, weights 1.88Gi, maxModelLen 3552).",
+            "fit: maxNumSeqs 1 or resourceProfile gpu (24.00Gi) or quantization int8 (4.00Gi, weights 1.88Gi, maxModelLen 3552).",
+        ),
+        (
+            {"model": "qwen3", "size": "0.6", "resourceProfile": "cpu", "maxModelLen": 1024, "args": ["--dtype", "float32"]},
+            "DoesNotFit",
+            "or quantization none without --dtype float32 or --kernel, in args or env (3.72Gi, weights 1.40Gi).",
         ),
         (
             {"model": "qwen2.5-instruct", "size": "3", "resourceProfile": "cpu", "quantization": "int8", "maxModelLen": 1024},
             "DoesNotFit",
-            "What would fit: resourceProfile gpu (24.00Gi) with quantization none or quantization int4 (3.67Gi, weights 2.49Gi).",
+            "What would fit: resourceProfile gpu (24.00Gi) or quantization int4 (3.67Gi, weights 2.49Gi).",
+        ),
+        (
+            {
+                "model": "qwen2.5-instruct",
+                "size": 3,
+                "resourceProfile": "cpu",
+                "maxModelLen": 1024,
+                "args": ["--kernel=plain", "--dtype=bfloat16"],
+            },
+            "DoesNotFit",
+            "or quantization int4 without --dtype float32 or --kernel, in args or env (3.67Gi, weights 2.49Gi).",
         ),
         (
             SMALL | {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},
@@ -294,27 +337,60 @@ def test_a_model_of_which_nobody_knows_who_scales_it_says_so():
 def test_a_refused_generation_is_told_with_the_replicas_that_stay():
     mdep = resource(**SMALL)
     serving = running(mdep, {"state": {"running": {}}}, Ready="True")
-    status = make(resource(**SMALL, suspend=True, quantization="int8", device="cuda"), serving).status(NOW)
-    assert conditions(status)["Accepted"] == ("False", "NotSupportedYet")
+    status = make(resource(**SMALL, suspend=True, resourceProfile="h100"), serving).status(NOW)
+    assert conditions(status)["Accepted"] == ("False", "ProfileNotFound")
     assert (status["ready"], conditions(status)["ModelLoaded"], conditions(status)["Available"][0]) == ("1/1", ("True", "Loaded"), "True")
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_a_quantized_model_goes_to_a_cpu(quantization: str):
-    both = Settings(profiles={"gpu": Profile("gpu", "cuda", 24 * GI, gpus=1), "cpu": SETTINGS.profiles["cpu"]}, default_profile="gpu")
-    mdep = resource(**SMALL, quantization=quantization)
-    made = plan.make(mdep, Observed(), both, CATALOGUE)
+@pytest.mark.parametrize(
+    ("spec", "device"),
+    [
+        (SMALL, "cpu"),
+        (SMALL | {"device": "cuda"}, "cuda"),
+        (SMALL | {"resourceProfile": "gpu"}, "cuda"),
+        # The profile for a CPU is too small.
+        ({"model": "qwen2.5-instruct", "size": 14}, "cuda"),
+    ],
+)
+def test_a_quantized_model_goes_to_any_device(spec: dict[str, Any], device: str, quantization: str):
+    made = make(resource(**spec, quantization=quantization))
     args = made.changes[1]["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == [quantization, "cpu"]
-    resolved = made.status(NOW)["resolved"]
-    assert (resolved["profile"], resolved["device"]) == ("cpu", "cpu")
-    assert resolved["explanation"].startswith(f"Profiles with a GPU were left out because quantization {quantization} is served on a CPU.")
-    named = plan.make(resource(**SMALL, quantization=quantization, device="cpu"), Observed(), both, CATALOGUE).status(NOW)["resolved"]
-    assert "left out" not in named.get("explanation", "")
-    gone = replace(both, profiles={"cpu": replace(both.profiles["cpu"], device="cuda")})
-    refused = plan.make(resource({"resolved": resolved}, **SMALL, quantization=quantization), Observed(), gone, CATALOGUE).status(NOW)
-    assert conditions(refused)["Accepted"] == ("False", "NotSupportedYet")
-    assert "no profile has the device cpu" in refused["conditions"][0]["message"]
+    assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == [quantization, device]
+    status = made.status(NOW)
+    assert conditions(status)["Accepted"] == ("True", "Fits")
+    assert (status["resolved"]["device"], status["resolved"]["gpus"]) == (device, int(device == "cuda"))
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_the_administrators_default_may_be_a_gpu_for_a_quantized_model_too(quantization: str):
+    mdep = resource(**SMALL, quantization=quantization)
+    assert (plan.make(mdep, Observed(), replace(SETTINGS, default_profile="gpu"), CATALOGUE).resolved or {})["profile"] == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("more", "weights"),
+    [
+        ({}, "0.30Gi"),
+        ({"args": ["--dtype", "float32"]}, "0.61Gi"),
+        ({"args": ["--log-level", "debug", "--dtype=float32"]}, "0.61Gi"),
+        ({"args": ["--dtype", "float32", "--dtype", "bfloat16"]}, "0.30Gi"),
+        ({"args": ["--dtype", "float16"]}, "0.30Gi"),
+        ({"args": ["--kernel", "onednn"]}, "0.61Gi"),
+        ({"args": ["--kernel", "onednn", "--dtype", "bfloat16"]}, "0.30Gi"),
+        ({"args": ["--kernel", "plain", "--dtype", "float32"]}, "0.61Gi"),
+        ({"args": ["--kernel", "onednn"], "device": "cuda"}, "0.25Gi"),
+        ({"args": ["--dtype", "float32"], "device": "cuda"}, "0.50Gi"),
+        ({"args": ["--dtype", "float32"], "quantization": "int8"}, "0.18Gi"),
+        ({"env": [{"name": "JITNEY_DTYPE", "value": "float32"}]}, "0.61Gi"),
+        ({"env": [{"name": "JITNEY_DTYPE", "value": "float32"}], "args": ["--dtype", "auto"]}, "0.30Gi"),
+        ({"env": [{"name": "JITNEY_DTYPE", "value": ""}, {"name": "JITNEY_KERNEL", "value": "plain"}]}, "0.61Gi"),
+    ],
+)
+def test_the_dtype_that_a_person_asks_for_is_counted(more: dict[str, Any], weights: str):
+    """SmolLM2: 134,515,008 weights, and on a CPU 28,311,552 once more, which score the vocabulary."""
+    status = make(resource(**SMALL, maxModelLen=1024, **more)).status(NOW)
+    assert status["resolved"]["breakdown"]["weights"] == weights
 
 
 def test_a_quantized_model_has_the_time_to_be_fetched_as_it_is_published():
@@ -373,7 +449,26 @@ def test_without_a_profile_the_smallest_that_holds_the_model_is_taken_and_that_i
 def test_the_smallest_profile_is_taken_where_it_holds_the_model():
     found = make(resource(**SMALL, maxModelLen=2048)).resolved or {}
     assert found["profile"] == "cpu"
-    assert "explanation" not in found
+    assert found["explanation"] == "cpu (4.00Gi) is the smallest that holds it."
+
+
+def test_a_profile_that_was_named_needs_no_explanation():
+    assert "explanation" not in (make(resource(**SMALL, maxModelLen=2048, resourceProfile="gpu")).resolved or {})
+
+
+def test_of_a_model_whose_shape_is_unknown_it_is_not_said_that_it_fits():
+    found = make(resource(model="org/unheard-of")).resolved or {}
+    assert found["explanation"] == "cpu (4.00Gi) is the smallest; what the model needs is not known."
+
+
+def test_an_explanation_that_an_earlier_version_did_not_give_is_no_reason_to_write():
+    mdep = resource(**SMALL, maxModelLen=2048)
+    first = make(mdep)
+    status = first.status(NOW)
+    del status["resolved"]["explanation"]
+    again = make(resource(status, **SMALL, maxModelLen=2048))
+    assert again.status(NOW) == status
+    assert again.changes[-1]["spec"]["template"] == first.changes[-1]["spec"]["template"]
 
 
 def test_the_administrators_default_comes_first():
@@ -473,6 +568,53 @@ def test_a_status_of_the_first_version_is_kept_too():
     assert found["image"] == "jitney-runtime:0.1.0"
 
 
+def test_a_version_that_counts_more_overhead_starts_nothing_anew(monkeypatch: pytest.MonkeyPatch):
+    """The window was all that the memory held by then."""
+    spec = {"model": "qwen2.5-instruct", "size": 7, "resourceProfile": "gpu"}
+    with monkeypatch.context() as before:
+        before.setattr(fit, "OVERHEAD_FLOOR", {"cpu": 2**29, "cuda": 2**29})
+        first = make(resource(**spec))
+    again = make(resource(first.status(NOW), **spec))
+    assert (again.resolved, again.changes) == (first.resolved, first.changes)
+    assert make(resource(again.status(NOW), **spec)).resolved == first.resolved
+    assert (make(resource(**spec)).resolved or {})["maxModelLen"] < (first.resolved or {})["maxModelLen"]
+
+
+def test_a_version_that_counts_other_weights_starts_nothing_anew(monkeypatch: pytest.MonkeyPatch):
+    """Less of them, as bfloat16 where it was float32; and more, as float32 where a person's flag was not looked at."""
+    large = replace(SETTINGS, profiles={**SETTINGS.profiles, "large": Profile("large", "cpu", 64 * GI)})
+    for form, more in (("plain", {"resourceProfile": "large"}), ("none", {"resourceProfile": "gpu", "args": ["--dtype", "float32"]})):
+        spec = {"model": "qwen2.5-instruct", "size": 7, "maxNumSeqs": 4, **more}
+        with monkeypatch.context() as before:
+            before.setattr(resolve, "form", lambda spec, form=form: form)
+            first = plan.make(resource(**spec), Observed(), large, CATALOGUE)
+        newer = replace(large, runtime_image="jitney-runtime:9")
+        again = plan.make(resource(first.status(NOW), **spec), Observed(), newer, CATALOGUE)
+        assert (again.resolved, again.changes) == (first.resolved, first.changes)
+        later = plan.make(resource(again.status(NOW), **spec), Observed(), newer, CATALOGUE)
+        assert (later.resolved, later.changes) == (again.resolved, again.changes)
+        fresh = plan.make(resource(**spec), Observed(), newer, CATALOGUE)
+        assert not fresh.resolved or fresh.resolved["breakdown"] != first.resolved["breakdown"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("memory", "image", "weights"), [(6, "jitney-runtime:0.1.0", "2.80Gi"), (4, "jitney-runtime:9", "1.40Gi")])
+def test_a_profile_that_does_not_hold_the_weights_of_before_gets_the_image_of_today(
+    memory: int, image: str, weights: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The window is the person's own: nothing else of the pod would change."""
+    spec = {"model": "qwen3", "size": "0.6", "resourceProfile": "cpu", "maxModelLen": 512}
+
+    def settings(memory: int, image: str) -> Settings:
+        return Settings(runtime_image=image, profiles={"cpu": Profile("cpu", "cpu", memory * GI)})
+
+    with monkeypatch.context() as before:
+        before.setattr(resolve, "form", lambda spec: "plain")
+        first = plan.make(resource(**spec), Observed(), settings(8, "jitney-runtime:0.1.0"), CATALOGUE)
+    again = plan.make(resource(first.status(NOW), **spec), Observed(), settings(memory, "jitney-runtime:9"), CATALOGUE).resolved
+    assert again is not None
+    assert (again["image"], again["breakdown"]["weights"]) == (image, weights)
+
+
 def test_a_profile_that_was_made_smaller_is_gone_along_with_once():
     """The window follows what there is, and then stays."""
     mdep = resource(**SMALL)
@@ -524,24 +666,39 @@ def test_what_is_there_and_shall_not_be_is_drift():
     [
         (SMALL, 600),
         ({"model": "qwen2.5-instruct", "size": 7, "resourceProfile": "gpu"}, 7_615_616_512 * 2 // 20_000_000),
+        ({"model": "qwen2.5-instruct", "size": 3, "resourceProfile": "large"}, (3_085_938_688 + 151_936 * 2048) * 4 // 20_000_000),
         (SMALL | {"startupTimeoutSeconds": 30}, 30),
     ],
 )
 def test_the_startup_budget_follows_the_weights(spec: dict[str, Any], seconds: int):
-    spec_of = make(resource(**spec)).changes[1]["spec"]
+    large = replace(SETTINGS, profiles={**SETTINGS.profiles, "large": Profile("large", "cpu", 64 * GI)})
+    spec_of = plan.make(resource(**spec), Observed(), large, CATALOGUE).changes[1]["spec"]
     probe = spec_of["template"]["spec"]["containers"][0]["startupProbe"]
     assert 0 <= probe["periodSeconds"] * probe["failureThreshold"] - seconds < 2
     assert spec_of["progressDeadlineSeconds"] > seconds
 
 
-def test_a_containerd_too_old_for_images_as_volumes():
+TOO_OLD = 'failed to generate container "a1" spec: failed to apply OCI options: failed to mkdir "": mkdir : no such file or directory'
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (TOO_OLD, "FeatureUnavailable"),
+        (f'failed to reserve container name "runtime_p_team_0": name "runtime_p_team_0" is reserved for "{"a" * 64}"', "CrashLoop"),
+        ("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=0", "DeviceNotFound"),
+        ("failed to create containerd container: mkdir /var/lib/containerd/x: no space left on device", "CrashLoop"),
+        ("failed to generate spec: no command specified", "CrashLoop"),
+        ("context deadline exceeded", "CrashLoop"),
+    ],
+)
+def test_a_containerd_too_old_for_images_as_volumes_is_told_from_other_trouble(message: str, reason: str):
     spec = {"volumes": [{"name": "model", "image": {"reference": "x:1"}}]}
-    state = {"waiting": {"reason": "CreateContainerError", "message": "mkdir : no such file"}}
-    status = {"containerStatuses": [{"name": "runtime", "state": state}]}
+    status = {"containerStatuses": [{"name": "runtime", "state": {"waiting": {"reason": "CreateContainerError", "message": message}}}]}
     failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": spec, "status": status}))
     assert failure is not None
-    assert failure.reason == "FeatureUnavailable"
-    assert "containerd 2.1" in failure.message
+    assert failure.reason == reason
+    assert ("containerd 2.1" in failure.message) == (reason == "FeatureUnavailable")
 
 
 def test_the_status_says_which_revision_answers():
@@ -596,6 +753,28 @@ def test_scaling_after_an_upgrade_rolls_no_pods():
 
     assert image(replicas=5) == image(suspend=True) == image(rollout={"drainSeconds": 120}) == "jitney-runtime:0.1.0"
     assert image(env=[{"name": "HF_X", "value": "1"}]) == "jitney-runtime:9"
+
+
+def test_a_pod_template_of_an_earlier_version_stays_until_the_spec_changes_it():
+    """Version 0.1.0 did not ask for one process namespace."""
+    mdep = resource(**SMALL)
+    new = make(mdep).changes[-1]
+    assert new["spec"]["template"]["spec"]["shareProcessNamespace"] is True
+    template = {"metadata": {"labels": mdep.labels}, "spec": {**new["spec"]["template"]["spec"]}}
+    del template["spec"]["shareProcessNamespace"]
+    template["metadata"]["annotations"] = {TEMPLATE: builders.digest(template)}
+    spec = {**new["spec"], "template": template}
+    old = Observed(deployment={"metadata": {**new["metadata"], "annotations": {}}, "spec": spec})
+
+    def made(**changed: Any) -> Any:
+        (deployment,) = (child for child in make(resource(**SMALL, **changed), old).changes if child["kind"] == "Deployment")
+        return deployment["spec"]
+
+    assert made(replicas=3)["template"] == template
+    assert made(env=[{"name": "HF_X", "value": "1"}])["template"]["spec"]["shareProcessNamespace"] is True
+    # Somebody else's hand in it is put right, by today's template.
+    del old.deployment["spec"]["template"]["metadata"]["annotations"]  # type: ignore[index]
+    assert made()["template"] == new["spec"]["template"]
 
 
 def test_an_image_that_cannot_be_pulled_is_put_right_by_the_administrator():

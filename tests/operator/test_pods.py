@@ -19,6 +19,7 @@ def test_it_is_restricted_and_knows_nothing_of_the_cluster(profile: str):
     found = pod(profile)
     assert found["automountServiceAccountToken"] is False
     assert found["enableServiceLinks"] is False
+    assert found["shareProcessNamespace"] is True
     assert found["securityContext"]["runAsNonRoot"] is True
     assert found["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (container,) = found["containers"]

@@ -10,7 +10,7 @@ import pytest
 from jitney_operator.api import Key
 from jitney_operator.errors import ClusterError, NotLeading, StoreLost
 from jitney_operator.metrics import Metrics
-from jitney_operator.reconcile import Reconciler
+from jitney_operator.reconcile import REFUSED_PACE, Reconciler
 from jitney_operator.store import Store
 from jitney_operator.workqueue import WorkQueue
 
@@ -32,6 +32,14 @@ async def test_a_look_that_failed_is_done_again(error: Exception, monkeypatch: p
     await looks._attempt(taken)
     queue.done(taken)
     assert await asyncio.wait_for(queue.take(), 5) == KEY
+
+
+async def test_what_the_cluster_refuses_is_tried_again_soon_enough_for_a_status_that_is_true():
+    """Nobody tells when a name has become free; the status may lag 5 seconds."""
+    queue = WorkQueue()
+    pauses = [queue.retry(KEY, 1.0, REFUSED_PACE) for _ in range(20)]
+    assert (min(pauses), max(pauses)) == (1.0, pauses[-1])
+    assert 2 <= pauses[-1] < 5
 
 
 def test_a_transition_whose_status_had_to_be_tried_again_is_told_once():

@@ -11,7 +11,7 @@ from jitney_operator.api import LABEL, Json, Key
 from jitney_operator.errors import ClusterError
 from jitney_operator.observed import Pod, Trouble
 from jitney_operator.store import Store
-from jitney_operator.troubles import LONG_PATIENCE, PATIENCE, Troubles, _by_pod, newest
+from jitney_operator.troubles import CONCURRENT, PATIENCE, Troubles, _by_pod, newest
 from jitney_operator.workqueue import WorkQueue
 
 CAUSE = 'MountVolume.SetUp failed for volume "w" : mount failed: exit status 32'
@@ -43,11 +43,16 @@ class Events:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.now = self.most = 0
         self.there: list[Json] = []
         self.broken = False
 
     async def warnings(self, namespace: str) -> list[Json]:
         self.asked.append(namespace)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
         if self.broken:
             raise ClusterError(500, "no")
         return self.there
@@ -70,7 +75,7 @@ def made() -> tuple[Store, WorkQueue, Events, Troubles]:
     return store, queue, events, Troubles(store, queue, events, lambda: True)  # type: ignore[arg-type]
 
 
-async def test_only_who_waits_long_is_asked_about_and_only_until_it_is_known():
+async def test_only_who_waits_long_is_asked_about_also_when_something_is_known():
     store, queue, events, troubles = made()
     store.put(pod("p1", "ContainerCreating"))
     store.put(pod("p2", None))
@@ -85,8 +90,8 @@ async def test_only_who_waits_long_is_asked_about_and_only_until_it_is_known():
     assert await asyncio.wait_for(queue.take(), 1) == key
     asked = len(events.asked)
     events.there = [event("Held", "FailedAttachVolume", at="2026-01-01T00:09:00Z")]
-    await rounds(troubles, LONG_PATIENCE)
-    assert len(events.asked) == asked, "what is known is asked for seldom"
+    await rounds(troubles, PATIENCE)
+    assert len(events.asked) == asked, "not in each round"
     queue.done(key)
     await rounds(troubles, 1)
     assert troubles.of(key) == {"p1": Trouble("FailedAttachVolume", "Held")}
@@ -96,14 +101,16 @@ async def test_only_who_waits_long_is_asked_about_and_only_until_it_is_known():
     assert not troubles.of(key)
 
 
-async def test_however_many_namespaces_wait_only_some_are_asked_at_once():
+async def test_however_many_namespaces_wait_none_waits_for_another_and_only_some_are_asked_at_once():
     store, _, events, troubles = made()
-    for number in range(20):
+    for number in range(60):
         store.put(pod(f"p{number}", "ContainerCreating", f"n{number}"))
+        store.put(pod(f"q{number}", "ContainerCreating", f"n{number}"))
     await rounds(troubles, PATIENCE + 1)
-    assert len(set(events.asked)) == 4
-    await rounds(troubles, 4)
-    assert len(set(events.asked)) == 20
+    assert len(events.asked) == len(set(events.asked)) == 60, "one question for all pods of a namespace"
+    assert events.most == CONCURRENT
+    await rounds(troubles, PATIENCE)
+    assert len(events.asked) == 60
 
 
 async def test_a_server_that_refuses_ends_nothing():

@@ -58,6 +58,17 @@ def test_whatever_keeps_it_from_a_node_is_told(reason: str, message: str):
 
 
 @pytest.mark.parametrize(
+    "beside", ["", " preemption: 0/1 nodes are available: 1 No victims.", " no new claims to deallocate, preemption: none."]
+)
+def test_of_the_schedulers_words_those_that_help_are_told(beside: str):
+    message = f"0/1 nodes are available: 1 Insufficient memory.{beside}"
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    failure = failures.of_pod(Pod({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": {"conditions": [condition]}}))
+    assert failure is not None
+    assert failure.message == "No node has enough free memory: 0/1 nodes are available: 1 Insufficient memory."
+
+
+@pytest.mark.parametrize(
     ("args", "said"), [(["--max-model-len=24"], "maxModelLen 16 (now 24)"), (["--max-num-seqs=1"], ""), (["--max-model-len=16"], "")]
 )
 def test_no_figure_is_advised_that_the_schema_refuses(args: list[str], said: str):
@@ -97,3 +108,15 @@ def test_a_cause_that_was_put_right_is_not_told_while_the_start_goes_on(code: in
     status = plan.make(mdep, observed, SETTINGS, CATALOGUE, Progress(word, line)).status(NOW)
     assert conditions(status)["ModelLoaded"] == ("False", word if gone else reason)
     assert status.get("progress", "") == (line if gone else "")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [("x" * 256, "x" * 256), ("x" * 256 + "; the pod has not answered for 15 s", "x" * 255 + "\N{HORIZONTAL ELLIPSIS}")],
+    ids=["full", "silent"],
+)
+def test_progress_is_never_longer_than_its_field(line: str, told: str):
+    """The server would refuse the whole status, again and again."""
+    mdep = resource(**SMALL)
+    observed = running(mdep, {"state": {"running": {}}}, Ready="False")
+    assert plan.make(mdep, observed, SETTINGS, CATALOGUE, Progress("Loading", line)).status(NOW)["progress"] == told

@@ -17,8 +17,8 @@ from jitney_gateway.launch import Launch
 class Entry:
     """One size of a model. `parameters` as stored, `context` in tokens, `kv_elements` per token: keys and values of all layers.
 
-    Of weights in a quantized model `scores` of the vocabulary are int8 at least, `table` is kept as bfloat16 and `wide` as float32; 0 where
-    that is not known.
+    Of the weights `scores` are the vocabulary's, int8 at least where the model is quantized, `table` is never smaller than bfloat16 and
+    `wide` on a CPU always float32; 0 where that is not known.
     """
 
     name: str

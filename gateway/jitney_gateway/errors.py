@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# The code of who ends, and takes nothing more.
+LEAVING = "leaving"
+
 
 class GatewayError(Exception):
     """`retry_after` in seconds, where trying again may help."""
@@ -11,6 +14,10 @@ class GatewayError(Exception):
         detail = detail.encode(errors="backslashreplace").decode()
         super().__init__(detail)
         self.status, self.detail, self.code, self.retry_after = status, detail, code, retry_after
+
+    def again(self) -> GatewayError:
+        """One for each who is told: each raising adds its frames to the one that is raised."""
+        return GatewayError(self.status, self.detail, code=self.code, retry_after=self.retry_after)
 
 
 def bad_field(name: str, sentence: str) -> GatewayError:

@@ -25,8 +25,8 @@ ENDLESS = {"temperature": 1, "max_tokens": 2000, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def uid(client: RESTfulClient) -> str:
-    """A model that is ready when launch_model returns, as there."""
-    return client.launch_model(**launch(), max_num_seqs=16)
+    """A model that is ready when launch_model returns, as there. In float32, because answers are compared."""
+    return client.launch_model(**launch(), max_num_seqs=16, torch_dtype="float32")
 
 
 def said(events: list[dict[str, Any]]) -> str:

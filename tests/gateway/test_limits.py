@@ -196,6 +196,59 @@ def test_a_limit_that_is_changed_counts_at_once():
     assert limits.take(replace(key, requests=None)) is None
 
 
+def test_front_doors_share_a_limit():
+    """Between them they give it once, however it is divided."""
+    clock = Clock()
+    doors, key = [Limits(clock), Limits(clock)], Key("x", HASH, requests=5, tokens=600)
+    for limits in doors:
+        limits.doors = 2
+    assert [sum(limits.take(key) is None for _ in range(9)) for limits in doors] == [2, 2]
+    refused = doors[0].take(key)
+    assert refused
+    assert (refused.limit, refused.seconds) == ("share of 5 requests per minute, which is 2.5,", 12)
+    clock.now = 60.0
+    assert [sum(limits.take(key) is None for _ in range(9)) for limits in doors] == [2, 2]
+    clock.now = 72.0
+    doors[0].spend(key, 301)
+    told = doors[0].take(key)
+    assert told
+    assert told.limit == "share of 600 tokens per minute, which is 300,"
+    assert doors[1].take(key) is None
+
+
+def test_a_share_is_never_nothing():
+    limits, key = Limits(Clock()), Key("x", HASH, requests=1)
+    limits.doors = 3
+    assert [bool(limits.take(key)) for _ in range(2)] == [False, True]
+
+
+def test_a_front_door_that_joins_others_does_not_give_a_minute_again():
+    """It gives at the key's rate from the first; who has not asked it yet may ask once."""
+    clock = Clock()
+    clock.now = 1000.0
+    limits, key = Limits(clock, shared=True), Key("x", HASH, requests=12, tokens=1200)
+    limits.doors = 2
+    assert [bool(limits.take(key)) for _ in range(2)] == [False, True]
+    clock.now = 1010.0
+    assert [bool(limits.take(key)) for _ in range(2)] == [False, True]
+    limits.spend(key, 1)
+    clock.now = 1030.0
+    assert [bool(limits.take(replace(key, id="half"))) for _ in range(4)] == [False] * 3 + [True]
+    clock.now = 1060.0
+    assert [bool(limits.take(replace(key, id="later"))) for _ in range(7)] == [False] * 6 + [True]
+    lone = Limits(clock)
+    assert [bool(lone.take(key)) for _ in range(13)] == [False] * 12 + [True]
+
+
+def test_what_was_used_stays_used_when_front_doors_come_and_go():
+    limits, key = Limits(Clock()), Key("x", HASH, requests=10)
+    assert [limits.take(key) for _ in range(4)] == [None] * 4
+    limits.doors = 2
+    assert [bool(limits.take(key)) for _ in range(2)] == [False, True]
+    limits.doors = 1
+    assert [bool(limits.take(key)) for _ in range(6)] == [False] * 5 + [True]
+
+
 # Tokens
 
 

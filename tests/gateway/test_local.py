@@ -50,11 +50,11 @@ def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path):
 
 
 def test_the_documented_example_from_a_hub(tmp_path: Path):
-    """qwen1.5-chat, 4, pytorch, none: a tiny model stands on the local hub under its name."""
+    """qwen1.5-chat, 4, pytorch, none, by a call and as it is typed: a tiny model stands on the local hub under its name."""
     with running_hub() as hub:
         hub.repositories["Qwen/Qwen1.5-4B-Chat"] = save_tiny(tmp_path / "tiny", vocab_size=49152)
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        # The real one would need 17 GiB, which not every machine has.
+        # The real one would need 8 GiB, which not every machine has.
         with running_local(tmp_path / "state", "--no-memory-check", **environment) as local:
             body = {"model_engine": "transformers", "model_name": "qwen1.5-chat", "model_format": "pytorch"}
             launched = httpx.post(f"{local.url}/v1/models", json=body | {"size_in_billions": 4, "quantization": "none"}, timeout=120)
@@ -64,6 +64,11 @@ def test_the_documented_example_from_a_hub(tmp_path: Path):
             pinned = Catalogue.read().find("qwen1.5-chat", "4").revision
             assert f"Qwen/Qwen1.5-4B-Chat/resolve/{pinned}/model.safetensors" in hub.requests
             assert RESTfulClient(local.url).describe_model("qwen1.5-chat")["revision"] == pinned
+            RESTfulClient(local.url).terminate_model("qwen1.5-chat")
+            typed = jitney("launch", "-e", local.url, "-n", "qwen1.5-chat", "-s", "4", "-f", "pytorch", "-q", "none")
+            assert (typed.returncode, "Model uid: qwen1.5-chat" in typed.stderr) == (0, True), typed.stderr
+            answer = RESTfulClient(local.url).get_model("qwen1.5-chat").chat(QUESTION, generate_config={"max_tokens": 4})
+            assert answer["usage"]["completion_tokens"] == 4
 
 
 def jitney(*arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:

@@ -6,14 +6,14 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from jitney_gateway.catalogue import Catalogue
-from jitney_gateway.errors import GatewayError
+from jitney_gateway.catalogue import Catalogue, Entry
 from jitney_gateway.fit import Verdict
 from jitney_gateway.launch import Launch
 from jitney_gateway.local import memory, weights
@@ -54,26 +54,56 @@ def refused(local: Local, **body: Any) -> str:
 
 
 def test_a_folder_whose_weights_do_not_fit(local: Local, huge: Path):
-    assert "huge needs 1863.2 GiB (weights 1862.7) and this machine has" in refused(local, model_name="huge", model_path=str(huge))
-    assert "(weights 931.3)" in refused(local, model_name="huge", model_path=huge.as_uri(), torch_dtype="bfloat16")
+    needs = refused(local, model_name="huge", model_path=str(huge), torch_dtype="bfloat16")
+    assert "huge needs 931.8 GiB (weights 931.3) and this machine has" in needs
+    assert "(weights 1862.7)" in refused(local, model_name="huge", model_path=huge.as_uri(), torch_dtype="float32")
     assert "(weights 469.3)" in refused(local, model_name="huge", model_path=str(huge), quantization="int8")
     assert "for 2 replicas of" in refused(local, model_name="huge", model_path=str(huge), replica=2)
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_a_quantized_model_is_held_by_a_cpu(quantization: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Machine, "here", lambda: Machine(8, 1, 2**33, 2**32))
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+def test_a_gpu_holds_quantized_models_too(quantization: str, monkeypatch: pytest.MonkeyPatch):
     entry = Catalogue.read().find("smollm2-instruct", "1.7")
-    assert memory.needs(Launch("m"), entry) == 0
-    quantized = Launch("m", quantization=quantization)
-    assert (memory.device(quantized), memory.device(Launch("m"))) == ("cpu", "auto")
-    assert 0 < memory.needs(quantized, entry) < memory.needs(Launch("m", device="cpu"), entry) / 2
+    monkeypatch.setattr(Machine, "here", lambda: Machine(8, 1, 2**33, 2**32))
+    assert memory.needs(Launch("m", quantization=quantization), entry) == 0
+    assert memory.fit(Launch("m", quantization=quantization), entry, 0).verdict is Verdict.UNKNOWN
+    monkeypatch.setattr(Machine, "here", lambda: Machine(8, 0, 2**33, 2**32))
+    assert memory.needs(Launch("m", quantization=quantization), entry) > 0
+    assert memory.needs(Launch("m", device="cuda", quantization=quantization), entry) == 0
 
 
-async def test_a_quantized_model_is_not_put_on_a_gpu(tmp_path: Path):
-    backend = LocalBackend(tmp_path, Catalogue.read())
-    with pytest.raises(GatewayError, match="int8 is served on a CPU, and not on a GPU yet: take n_gpu None, or none"):
-        await backend.launch(Launch("smollm2-instruct", size="0.135", device="cuda", quantization="int8"))
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_cpu_holds_quantized_models_in_less(quantization: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "has_kernels", lambda: True)
+    entry = Catalogue.read().find("smollm2-instruct", "1.7")
+    quantized = Launch("m", device="cpu", quantization=quantization)
+    none, exact = (memory.needs(Launch("m", device="cpu", dtype=dtype), entry) for dtype in (None, "float32"))
+    assert 0 < memory.needs(quantized, entry) < 0.7 * none < 0.7 * exact
+    assert memory.needs(replace(quantized, dtype="float32"), entry) == memory.needs(quantized, entry)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "width"),
+    [(True, None, 2), (True, "auto", 2), (True, "float32", 4), (False, None, 4), (False, "auto", 4), (False, "bfloat16", 2)],
+)
+def test_weights_are_as_wide_as_the_runtime_keeps_them(kernels: bool, dtype: str | None, width: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "has_kernels", lambda: kernels)
+    entry = Entry("m", "1", "org/m", None, parameters=10**9, context=4096, kv_elements=100)
+    launch = Launch("m", device="cpu", dtype=dtype, max_model_len=1000)
+    assert memory.needs(launch, entry) - memory.OVERHEAD == width * (10**9 + 1000 * 100)
+
+
+@pytest.mark.parametrize(("wanted", "device"), [(1, "cuda"), ("auto", "auto")])
+def test_a_quantized_model_is_put_on_a_gpu(local: Local, wanted: object, device: str):
+    body = ENGINE | {"model_uid": "small", "model_name": "smollm2-instruct", "model_size_in_billions": "0_135", "quantization": "int8"}
+    launched = httpx.post(f"{local.url}/v1/models", json=body | {"n_gpu": wanted}, timeout=60)
+    try:
+        assert launched.status_code == 200, launched.text
+        (pid,) = local.runtimes()
+        args = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == ["int8", device]
+    finally:
+        httpx.delete(f"{local.url}/v1/models/small", timeout=60)
 
 
 def test_a_custom_model_on_a_hub_is_as_large_as_its_family_says(local: Local):
@@ -81,7 +111,7 @@ def test_a_custom_model_on_a_hub_is_as_large_as_its_family_says(local: Local):
     specs = [spec | {"model_size_in_billions": size} for size in (500, "0_1")]
     family = json.dumps({"model_name": "mine", "model_specs": specs})
     assert httpx.post(f"{local.url}/v1/model_registrations/LLM", json={"model": family}).status_code == 200
-    assert "mine 500 needs 1863.1 GiB" in refused(local, model_name="mine", model_size_in_billions=500)
+    assert "mine 500 needs 931.8 GiB" in refused(local, model_name="mine", model_size_in_billions=500, torch_dtype="bfloat16")
     small = ENGINE | {"model_name": "mine", "model_size_in_billions": "0_1"}
     assert httpx.post(f"{local.url}/v1/models/fit", json=small).json()["verdict"] == "fits"
 
@@ -98,12 +128,13 @@ async def test_a_folder_that_is_loading_is_counted(tmp_path: Path, monkeypatch: 
     launch = Launch("mine", device="cpu", model_path=str(folder), envs=standin.install(tmp_path / "standin", standin.STARTING))
     # Whatever else this machine does meanwhile.
     monkeypatch.setattr(memory, "available", lambda: 3 * memory.GIB)
+    monkeypatch.setattr(memory, "has_kernels", lambda: True)
     try:
         assert (await backend.fit(launch)).verdict is Verdict.FITS
         await backend.launch(launch)
         second = await backend.fit(launch)
         assert (second.verdict, "models that are loading will take 1." in second.message) == (Verdict.FITS, True)
-        monkeypatch.setattr(memory, "available", lambda: 2 * memory.GIB)
+        monkeypatch.setattr(memory, "available", lambda: 3 * memory.GIB // 2)
         assert (await backend.fit(launch)).verdict is Verdict.DOES_NOT_FIT
     finally:
         await backend.stop()

@@ -473,6 +473,21 @@ def test_the_skip_link_stays_in_its_view(site: Site, page: Page):
         expect(page.locator(f"#view-{view}")).to_be_visible()
 
 
+def test_what_is_copied_over_plain_http_is_copied(site: Site, page: Page):
+    """There a browser has no clipboard for pages; the keyboard pastes all the same."""
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.goto(f"{site.url}/#models")
+    page.reload()
+    button = page.locator("#address").get_by_role("button")
+    button.click()
+    expect(button).to_have_text("Copied")
+    expect(button).to_be_focused()
+    page.goto(f"{site.url}/#chat")
+    page.locator("#question").focus()
+    page.keyboard.press("Control+V")
+    expect(page.locator("#question")).to_have_value(page.locator("#address-url").text_content() or "")
+
+
 def test_an_address_that_says_nothing_is_looked_at_all_the_same(site: Site):
     for part, view in (("chat/%", "chat"), ("constructor", "models"), ("chat/%E0%A4%A", "chat")):
         with opened(site.browser, f"{site.url}/#{part}") as page:

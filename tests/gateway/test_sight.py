@@ -178,10 +178,14 @@ def test_bounds_are_read():
     assert (bounds.hold_seconds, bounds.held, bounds.in_all) == (7, 0, 9)
 
 
+def test_without_a_word_answers_take_as_long_as_they_take():
+    assert [Settings.read(given).drain for given in ({}, {"JITNEY_DRAIN_SECONDS": ""}, {"JITNEY_DRAIN_SECONDS": "0"})] == [None, None, 0]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("JITNEY_HTTP_PORT", "0"), ("JITNEY_HOLD_SECONDS", "-1"), ("JITNEY_MAX_REQUESTS", "²"), ("JITNEY_LOG_LEVEL", "loud"),
-     ("JITNEY_MAX_REQUESTS", "9" * 5000)],
+    [("JITNEY_DRAIN_SECONDS", "-1"), ("JITNEY_HTTP_PORT", "0"), ("JITNEY_HOLD_SECONDS", "-1"), ("JITNEY_MAX_REQUESTS", "²"),
+     ("JITNEY_LOG_LEVEL", "loud"), ("JITNEY_MAX_REQUESTS", "9" * 5000)],
 )  # fmt: skip
 def test_a_wrong_variable_is_named(name: str, value: str):
     with pytest.raises(SettingsError, match=name):

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import sys
-from functools import partial
+import time
 
 from jitney_gateway.catalogue import Catalogue
+from jitney_gateway.errors import LEAVING, GatewayError
 from jitney_gateway.kubernetes.backend import KubernetesBackend
 from jitney_gateway.kubernetes.settings import Settings, SettingsError
 from jitney_gateway.server import app, serving
@@ -17,6 +18,10 @@ from jitney_gateway.server.intake import MEBIBYTE
 from jitney_gateway.server.keyring import Keyring
 from jitney_gateway.server.keys import KeysError
 from jitney_gateway.server.peers import Peers
+from jitney_gateway.server.questions import Questions
+
+# For the last words to who is told that no more comes, and reads slowly.
+LAST_SECONDS = 5
 
 
 def main() -> None:
@@ -36,13 +41,32 @@ def main() -> None:
 
 
 async def serve(settings: Settings, terms: Terms) -> None:
-    """Until SIGTERM, and until the last answer under way is out."""
+    """Until SIGTERM, and until the last answer under way is out or has had its time."""
     catalogue = Catalogue.read(settings.catalogue)
     backend = await KubernetesBackend.connect(settings.namespace, settings.namespaces, settings.operator_url)
-    application = app.make(backend, catalogue, settings.bounds, terms, Peers(settings.peers))
+    questions = Questions(time.monotonic)
+    application = app.make(backend, catalogue, settings.bounds, terms, Peers(settings.peers), questions)
+    # None is ended before the last is taken.
+    drain = None if settings.drain is None else max(settings.drain, settings.linger)
+
+    async def leave() -> None:
+        await backend.leave(settings.linger)
+
+    async def finish() -> None:
+        """What is under way may end, and be aborted by whoever asks; nothing is begun."""
+        questions.close(GatewayError(503, "this front door is leaving: send the request again", code=LEAVING, retry_after=1))
+        try:
+            async with asyncio.timeout(None if drain is None else drain - settings.linger):
+                await questions.none()
+        except TimeoutError:
+            words = f"this front door is leaving, and the answer was not done {drain} s after it was told to: send the request again"
+            questions.end_all(GatewayError(503, words, code=LEAVING, retry_after=1))
+
     try:
-        leave = partial(backend.leave, settings.linger)
-        await serving.serve(application, settings.host, settings.port, settings.log_level, terms.client_seconds, leave)
+        longest = None if drain is None else LAST_SECONDS
+        await serving.serve(
+            application, settings.host, settings.port, settings.log_level, terms.client_seconds, leave, longest_end=longest, finish=finish
+        )
     finally:
         await backend.close()
 

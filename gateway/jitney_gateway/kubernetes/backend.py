@@ -11,7 +11,7 @@ from typing import Self
 from urllib.parse import urlencode
 
 from jitney_gateway.destination import Destination
-from jitney_gateway.errors import GatewayError, unknown_model
+from jitney_gateway.errors import LEAVING, GatewayError, unknown_model
 from jitney_gateway.failure import Failure
 from jitney_gateway.fit import Fit
 from jitney_gateway.kubernetes import manifest
@@ -39,8 +39,8 @@ class KubernetesBackend:
         self.sight = Sight(cluster, home, namespaces)
         self._waking, self._scaling = Waking(cluster, self.sight.models), Scaling(cluster, self.sight.models)
         self.registry = ConfigMapRegistry(cluster, home)
-        # Why nothing is to be sent here any more, and whether nothing is taken any more.
-        self._leaving, self._refusing, self._gone = "", False, asyncio.Event()
+        # Why nothing is to be sent here any more, and whether nobody is kept waiting any more.
+        self._leaving, self._gone = "", asyncio.Event()
 
     @classmethod
     async def connect(cls, home: str, namespaces: tuple[str, ...] | None, operator_url: str = "") -> Self:
@@ -53,7 +53,6 @@ class KubernetesBackend:
         """Unready at once; requests are still taken for so long, and then those that are held are let go."""
         self._leaving = "leaving"
         await asyncio.sleep(seconds)
-        self._refusing = True
         self._gone.set()
         self.sight.bell.ring()
 
@@ -89,7 +88,6 @@ class KubernetesBackend:
     async def ready(self, uid: str) -> None:
         failure, loop = Failure(), asyncio.get_running_loop()
         while True:
-            self._stay()
             body = self.sight.models.names.find(uid)
             if body is None:
                 raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
@@ -199,15 +197,9 @@ class KubernetesBackend:
     # Where chats go
 
     def destination(self, uid: str) -> Destination | None:
-        self._stay()
         if not self.sight.complete:
             raise GatewayError(503, "this front door has just started and does not know its models yet", code="starting", retry_after=1)
         return self.sight.destination(uid)
-
-    def _stay(self) -> None:
-        """Nobody is kept waiting here once it leaves."""
-        if self._refusing:
-            raise GatewayError(503, "this front door is leaving: send the request again", code="leaving", retry_after=1)
 
     def uids(self) -> list[str]:
         return self.sight.models.names.uids()
@@ -218,7 +210,11 @@ class KubernetesBackend:
             await self._waking.wake(body)
 
     async def moved(self) -> None:
-        await self.sight.bell.wait()
+        """No question is kept waiting here once it leaves."""
+        if not self._gone.is_set():
+            await self.sight.bell.wait()
+        if self._gone.is_set():
+            raise GatewayError(503, "this front door is leaving: send the request again", code=LEAVING, retry_after=1)
 
     def unready(self) -> str:
         return self._leaving or ("" if self.sight.complete else "starting")

@@ -46,6 +46,8 @@ class Settings:
     client_seconds: int = 60
     # After SIGTERM requests are taken for so long, because the removal of the endpoint races the signal.
     linger: int = 5
+    # And answers under way may go on for so long; then each is ended with the reason. Without it as long as they take.
+    drain: int | None = None
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Self:
@@ -74,6 +76,7 @@ class Settings:
             all_bodies_mebibytes=_whole(environ, "JITNEY_MAX_ALL_BODIES_MEBIBYTES", cls.all_bodies_mebibytes, 1, 1_000_000),
             client_seconds=_whole(environ, "JITNEY_CLIENT_SECONDS", cls.client_seconds, 1, 3600),
             linger=_whole(environ, "JITNEY_LINGER_SECONDS", cls.linger, 0, 3600),
+            drain=_whole(environ, "JITNEY_DRAIN_SECONDS", 0, 0, 1_000_000) if environ.get("JITNEY_DRAIN_SECONDS") else None,
         )
 
 

@@ -6,14 +6,16 @@ from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.model import Json
 
 PATH = "/v1/verdict"
+# Variables whose values the operator's estimate depends on, and which are no secrets.
+COUNTED = ("JITNEY_DTYPE", "JITNEY_KERNEL")
 
 
 def question(body: Json) -> Json:
-    """A manifest of `body`. Values of variables stay here: they may be secrets, and the answer does not depend on them."""
+    """A manifest of `body`. Values of all other variables stay here: they may be secrets, and the answer does not depend on them."""
     metadata = {name: body["metadata"][name] for name in ("name", "namespace")}
     spec = dict(body["spec"])
     if "env" in spec:
-        spec["env"] = [{"name": entry["name"]} for entry in spec["env"]]
+        spec["env"] = [entry if entry["name"] in COUNTED else {"name": entry["name"]} for entry in spec["env"]]
     return {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata, "spec": spec}
 
 

@@ -155,7 +155,7 @@ class LocalBackend:
             "--served-model-name": uid,
             "--max-num-seqs": launch.max_num_seqs,
             "--quantization": launch.quantization,
-            "--device": memory.device(launch),
+            "--device": launch.device,
             "--drain-seconds": DRAIN_SECONDS,
             # Another model may want the same GPU, or the limit of the container that all run in.
             "--memory-share": 0.7,
@@ -264,7 +264,9 @@ class LocalBackend:
         chosen = running.replica(uid, replica or None, 404)
 
         def goes_on() -> bool:
-            return follow and not self._leaving and self._running.get(uid) is running and chosen in running.runtimes
+            # One that was terminated has last words until its process is gone.
+            kept = self._running.get(uid) is running and chosen in running.runtimes
+            return follow and not self._leaving and (kept or chosen.pid is not None)
 
         return tail(chosen.log, lines, goes_on)
 
@@ -300,8 +302,6 @@ def _check(launch: Launch) -> None:
     """What no machine alone can do. GatewayError (400) with the field's name."""
     if launch.replicas > MOST_REPLICAS:
         raise bad_field("replica", f"at most {MOST_REPLICAS} are started on one machine, not {launch.replicas}")
-    if launch.quantization != "none" and launch.device == "cuda":
-        raise bad_field("quantization", f"{launch.quantization} is served on a CPU, and not on a GPU yet: take n_gpu None, or none")
     for name in launch.envs:
         if name.startswith("JITNEY_"):
             raise bad_field("envs", f"{name} would change what the server itself tells the runtime: use the fields of the launch instead")

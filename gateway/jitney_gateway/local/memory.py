@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cache
 from pathlib import Path
 
 from jitney_gateway.catalogue import Entry
@@ -11,10 +12,12 @@ from jitney_gateway.fit import Fit, Verdict
 from jitney_gateway.launch import Launch
 from jitney_gateway.machine import Machine
 
-# Of a number: float32, as the runtime computes on a CPU unless a launch says otherwise.
-BYTES, HALVES = 4, {"bfloat16": 2, "float16": 2}
+# Of a number: float32, and bfloat16, which the runtime keeps unless a launch or the machine says otherwise.
+WIDE, NARROW = 4, 2
+# What the runtime's own kernels need at least, in the words of /proc/cpuinfo.
+KERNELS = {"avx2", "bmi2", "fma"}
 # Of a weight in a quantized linear layer, its scale included; keys and values, and the table of the vocabulary, are bfloat16 beside them.
-QUANTIZED, NARROW = {"int8": 1 + 4 / 512, "int4": 20 / 32}, 2
+QUANTIZED = {"int8": 1 + 4 / 512, "int4": 20 / 32}
 # Interpreter, torch and activations.
 OVERHEAD = 512 * 1024**2
 # The runtime makes room for as many keys and values as there is memory for: at least one answer of this many tokens.
@@ -69,25 +72,28 @@ def check(launch: Launch, entry: Entry, free: int, promised: int = 0) -> None:
         raise GatewayError(503, found.message, code="does_not_fit")
 
 
-def device(launch: Launch) -> str:
-    """For the runtime: a CPU alone serves quantized weights, also where there is a GPU."""
-    return "cpu" if launch.quantization in QUANTIZED and launch.device == "auto" else launch.device
-
-
 def _on_gpu(launch: Launch) -> bool:
     """The runtime takes one by itself where there is one; told by the driver, which a torch without CUDA does not use."""
-    wanted = device(launch)
-    return wanted == "cuda" or (wanted == "auto" and Machine.here().gpus > 0)
+    return launch.device == "cuda" or (launch.device == "auto" and Machine.here().gpus > 0)
 
 
 def _weights(launch: Launch, entry: Entry) -> int:
-    """As the operator's estimate has it. Where only the number of weights is known, at least so many."""
-    if launch.quantization not in QUANTIZED:
-        return entry.parameters * _bytes(launch)
-    layers = max(0, entry.parameters - entry.wide - entry.table - (0 if entry.tied else entry.scores))
-    packed = layers * QUANTIZED[launch.quantization] + entry.scores * QUANTIZED["int8"]
-    return int(packed) + entry.table * NARROW + entry.wide * BYTES
+    """As the operator's estimate has it on a CPU. Where only the number of weights is known, at least so many."""
+    width = _bytes(launch)
+    layer, score = (QUANTIZED[launch.quantization], QUANTIZED["int8"]) if launch.quantization in QUANTIZED else (width, width)
+    own = 0 if entry.tied else entry.scores
+    rest = max(0, entry.parameters - entry.table - own)
+    wide = min(entry.wide, rest)
+    return int((rest - wide) * layer + entry.scores * score) + entry.table * width + wide * WIDE
 
 
 def _bytes(launch: Launch) -> int:
-    return NARROW if launch.quantization in QUANTIZED else HALVES.get(launch.dtype or "", BYTES)
+    """Of what is not quantized."""
+    exact = launch.dtype == "float32" or (launch.dtype in (None, "auto") and not has_kernels())
+    return WIDE if exact and launch.quantization not in QUANTIZED else NARROW
+
+
+@cache
+def has_kernels() -> bool:
+    """Whether the runtime multiplies bfloat16 with kernels of its own on this machine; with torch's it computes in float32."""
+    return set(Path("/proc/cpuinfo").read_text().split()) >= KERNELS

@@ -32,12 +32,25 @@ export function show(node, visible) {
 
 export const find = (id) => document.getElementById(id);
 
+/** Pages that came over plain HTTP have no clipboard: there the older command copies what is selected. */
+async function copied(words) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(words);
+  const focused = document.activeElement;
+  const field = element("textarea", { class: "unseen", readonly: true }, words);
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+  if (!done) throw new Error("not allowed");
+}
+
 /** A button that copies what `text()` gives, and says that it has. */
 export function copyButton(text, label = "Copy") {
   const button = element("button", { type: "button", class: "quiet small", onclick: copy }, label);
   async function copy() {
     try {
-      await navigator.clipboard.writeText(text());
+      await copied(text());
       say(button, "Copied");
     } catch {
       say(button, "Not allowed");

@@ -44,7 +44,7 @@ export async function enter() {
 export function showMachine({ machines }) {
   clustered = !machines.length;
   const gpus = machines.reduce((sum, machine) => sum + machine.gpus, 0);
-  const words = clustered ? "The cluster’s nodes are not seen from here." : gpus ? `This machine has ${gpus} GPU.` : "There is no GPU here: models compute on the CPU, in float32 unless a quantization is chosen.";
+  const words = clustered ? "The cluster’s nodes are not seen from here." : gpus ? `This machine has ${gpus} GPU.` : "There is no GPU here: models compute on the CPU, and faster and in less memory with a quantization.";
   say(find("machine"), words);
   const hint = clustered ? "org/repo on the Hugging Face hub, pvc://claim/path or oci://image" : "org/repo on the Hugging Face hub, or a folder of this machine";
   say(find("reference-hint"), hint);

@@ -59,7 +59,7 @@ ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
 def routes() -> APIRouter:
     router = by_uid()
     for path, (methods, words) in ABSENT.items():
-        router.add_api_route(path, _refusing(words), methods=list(methods), name=f"absent {path}")
+        router.add_api_route(path, _refusing(words), methods=list(methods), name=f"absent {path}", include_in_schema=False)
 
     @router.get("/v1/models/vllm-supported")
     async def vllm() -> dict[str, str]:

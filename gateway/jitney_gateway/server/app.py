@@ -24,19 +24,26 @@ from jitney_gateway.server.keyring import Keyring
 from jitney_gateway.server.limits import Limits
 from jitney_gateway.server.peers import Peers
 from jitney_gateway.server.permitted import Permitted
+from jitney_gateway.server.questions import Questions
 
 # Of a path that was asked for, in words.
 LONGEST_TOLD = 200
 
 
 def make(
-    backend: Backend, catalogue: Catalogue, bounds: Bounds | None = None, terms: Terms | None = None, peers: Peers | None = None
+    backend: Backend,
+    catalogue: Catalogue,
+    bounds: Bounds | None = None,
+    terms: Terms | None = None,
+    peers: Peers | None = None,
+    questions: Questions | None = None,
 ) -> FastAPI:
-    """The backend is started and stopped by whoever owns it."""
-    terms, told_metrics, limits = terms or Terms(), metrics.Metrics(), Limits(time.monotonic)
-    seen = Permitted(backend)
-    data = chatting.Data(seen, bounds or Bounds(), limits, told_metrics, peers or Peers())
-    _follow(told_metrics, data, terms.keyring)
+    """The backend is started and stopped by whoever owns it, who may also end all `questions`."""
+    peers = peers or Peers()
+    terms, told_metrics, limits = terms or Terms(), metrics.Metrics(), Limits(time.monotonic, peers.named)
+    seen, questions = Permitted(backend), questions or Questions(time.monotonic)
+    data = chatting.Data(seen, bounds or Bounds(), limits, told_metrics, peers, questions)
+    _follow(told_metrics, data, limits, terms.keyring)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -49,7 +56,7 @@ def make(
     app = FastAPI(title="Jitney", version=version("jitney"), lifespan=life, docs_url=None, redoc_url=None)
     # Routes are looked through in their order, and what is asked most comes first.
     app.include_router(chatting.routes(data))
-    app.include_router(launching.routes(seen, catalogue, terms.keyring is not None))
+    app.include_router(launching.routes(seen, catalogue, terms.keyring is not None, questions))
     app.include_router(logs.routes(seen))
     app.include_router(metrics.routes(told_metrics))
     app.include_router(overview.routes(seen, catalogue, backend))
@@ -73,10 +80,11 @@ def make(
     return app
 
 
-def _follow(told_metrics: metrics.Metrics, data: chatting.Data, keyring: Keyring | None) -> None:
+def _follow(told_metrics: metrics.Metrics, data: chatting.Data, limits: Limits, keyring: Keyring | None) -> None:
     told_metrics.follow("jitney_gateway_requests_in_flight", "chats and completions under way, held ones too", lambda: data.in_flight)
     told_metrics.follow("jitney_gateway_requests_held", "requests that wait for a replica of their model", lambda: data.held)
     if keyring:
+        told_metrics.follow("jitney_gateway_front_doors", "front doors that share each key's limits", lambda: limits.doors)
         told_metrics.follow(
             "jitney_gateway_keys_current", "1 while the keys in force are those of the file as it is", lambda: keyring.current
         )

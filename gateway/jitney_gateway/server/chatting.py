@@ -6,9 +6,13 @@ abort_request finds it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
+import json
+import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import aiohttp
@@ -17,24 +21,35 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from jitney_gateway.backend import Backend
-from jitney_gateway.errors import GatewayError
+from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.routing.bounds import Bounds
 from jitney_gateway.routing.router import Turn
-from jitney_gateway.server import wanted, wire
+from jitney_gateway.server import told, wanted, wire
 from jitney_gateway.server.body import parsed, read
 from jitney_gateway.server.dispatch import Dispatch
 from jitney_gateway.server.limits import Limits
-from jitney_gateway.server.meter import Meter, asked_usage
+from jitney_gateway.server.meter import END, Meter, asked_usage
 from jitney_gateway.server.metrics import Metrics
 from jitney_gateway.server.peers import Peers
 from jitney_gateway.server.question import Ended, Question
+from jitney_gateway.server.questions import Name, Questions
 from jitney_gateway.server.uids import by_uid
 from jitney_gateway.server.visit import Visit, current
 
 # Of the runtime's answer; connection headers are ours.
+STREAM = "text/event-stream"
 KEPT = ("content-type", "retry-after", "x-request-id", "cache-control")
 # A runtime may want a key of its own (apiKeySecretRef), and ours is none of its business.
 RUNTIME_KEY = "x-runtime-authorization"
+# For how long an abort waits for a request that it came before, in seconds: Xinference's own where nothing is said, and the longest.
+USUAL_BLOCK, LONGEST_BLOCK = 30, 3600
+LONGEST_TOLD = 100
+# How often the front doors that share each key's limits are counted, in seconds.
+COUNTED_EVERY, COUNTED_SOON = 5.0, 0.5
+# Of the name that a client gives its question.
+LONGEST_NAME = 256
+
+logger = logging.getLogger(__name__)
 
 
 class Passage(StreamingResponse):
@@ -48,7 +63,9 @@ class Passage(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # Where the answer is ended in its middle the server closes the connection: its end is not sent.
+            with contextlib.suppress(Ended):
+                await super().__call__(scope, receive, send)
         finally:
             self._answer.close()
             if self._tell:
@@ -56,12 +73,20 @@ class Passage(StreamingResponse):
             self._over()
 
     async def _pieces(self, question: Question, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        pieces = answer.content.iter_any()
-        tell = self._tell
-        with contextlib.suppress(Ended):
+        pieces, tell, whole = answer.content.iter_any(), self._tell, True
+        try:
             while (data := await question.wait(anext(pieces, None))) is not None:
                 if passed := tell.pass_on(data) if tell else data:
+                    whole = passed.endswith(END)
                     yield passed
+        except Ended:
+            if not (whole and answer.content_type == STREAM):
+                # With a good end it would look like all of the answer.
+                raise
+            # Who has ended it by himself knows. Anybody else is told.
+            if question.error.status >= 500:
+                yield b"data: " + json.dumps(told.body(question.error)).encode() + END
+            return
         if tell and (rest := tell.meter.rest()):
             yield rest
 
@@ -90,12 +115,11 @@ class Teller:
 class Data:
     """The questions under way. Lives on the event loop."""
 
-    def __init__(self, backend: Backend, bounds: Bounds, limits: Limits, metrics: Metrics, peers: Peers) -> None:
-        self._dispatch, self._peers = Dispatch(backend, bounds), peers
-        self._limits, self._metrics = limits, metrics
-        # By who asked, so that nobody ends another's.
-        self._asked: dict[tuple[str, str, str], Question] = {}
+    def __init__(self, backend: Backend, bounds: Bounds, limits: Limits, metrics: Metrics, peers: Peers, questions: Questions) -> None:
+        self._dispatch, self._peers, self._unready = Dispatch(backend, bounds), peers, backend.unready
+        self._limits, self._metrics, self._questions = limits, metrics, questions
         self._client: aiohttp.ClientSession | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -107,10 +131,34 @@ class Data:
 
     async def start(self) -> None:
         self._client = wire.session()
+        if self._peers.named:
+            self._counting = asyncio.create_task(self._count(self._client), name="peers")
 
     async def stop(self) -> None:
+        if self._counting:
+            self._counting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._counting
         if self._client:
             await self._client.close()
+
+    async def _count(self, client: aiohttp.ClientSession) -> None:
+        """For ever."""
+        for pause in self._pauses():
+            try:
+                # Where none is heard, not even this one, it is not known how many there are.
+                self._limits.doors = await self._peers.ready(client) or self._limits.doors
+            except Exception:
+                # Whatever it is: a number that is never looked at again would be wrong for ever.
+                logger.exception("the front doors could not be counted; taken for %d as before", self._limits.doors)
+            await asyncio.sleep(pause)
+
+    def _pauses(self) -> Iterator[float]:
+        """Shorter ones while it joins: it finds itself only once it knows its models and its own port is open."""
+        while self._unready():
+            yield COUNTED_SOON
+        yield from itertools.repeat(COUNTED_SOON, 10)
+        yield from itertools.repeat(COUNTED_EVERY)
 
     async def answer(self, request: Request) -> Response:
         """Asks the runtime under the path that was asked here."""
@@ -122,24 +170,22 @@ class Data:
             raise GatewayError(400, "model: give the uid of a launched model", code="invalid_value")
         visit, begun = current.get(), time.monotonic()
         uid = visit.model = self._dispatch.known(body["model"]).uid
-        key, question = (visit.key_id, uid, str(body.pop("request_id", "") or "")), Question()
-        if key[2]:
-            self._asked[key] = question
+        question = self._questions.begin((visit.key_id, uid, _named(str(body.pop("request_id", "") or ""))))
         asking = asked_usage(body)
         try:
             answer, turn = await self._ask(question, uid, asking or body, request)
         except BaseException:
-            self._forget(key, question)
+            self._questions.forget(question)
             raise
 
         def over() -> None:
             turn.release()
-            self._forget(key, question)
+            self._questions.forget(question)
 
         tell = None
         # What was refused cost nothing.
         if answer.status == 200:
-            streamed = answer.content_type == "text/event-stream"
+            streamed = answer.content_type == STREAM
             meter = Meter(streamed, hide=streamed and asking is not None, characters=characters)
             tell = Teller(meter, visit, begun, self._limits, self._metrics)
         return Passage(question, answer, tell, over)
@@ -154,24 +200,54 @@ class Data:
         try:
             return await question.wait_with_client(request, self._dispatch.ask(self._client, uid, request.url.path, body, headers))
         except Ended:
-            raise GatewayError(499, "the request was aborted", code="aborted") from None
+            raise question.error from None
 
-    def _forget(self, key: tuple[str, str, str], question: Question) -> None:
-        """A later question may have the same name."""
-        if self._asked.get(key) is question:
-            del self._asked[key]
-
-    async def abort(self, request: Request, uid: str, name: str) -> str:
-        """Xinference's word for what became of it, here or at another front door."""
+    async def abort(self, request: Request, uid: str, request_id: str) -> str:
+        """Xinference's word for what became of it, here or at another front door. One that is nowhere may be on its way, and is refused
+        where it comes."""
         assert self._client is not None
-        destination = self._dispatch.find(uid)
+        seconds, destination = _block_duration(await read(request)), self._dispatch.find(uid)
         if destination is None:
             return "NO_OP"
-        question = self._asked.get((current.get().key_id, destination.uid, name))
-        if question is None:
-            return "DONE" if await self._peers.abort(self._client, request) else "NOT_FOUND"
-        question.end()
-        return "DONE"
+        name = (current.get().key_id, destination.uid, _named(request_id))
+        found = await self._end(name, request)
+        if seconds and not found:
+            self._questions.await_end(name, seconds)
+            # It may have come to one of them meanwhile, and the others are not to wait for it any more.
+            found = await self._peers.abort(self._client, request, seconds) and await self._end(name, request, True)
+        return "DONE" if found else "NOT_FOUND"
+
+    async def _end(self, name: Name, request: Request, found: bool = False) -> bool:
+        """Whether there is a question of this name, or was, anywhere. The name is free then everywhere: an earlier abort may be waiting for
+        it."""
+        assert self._client is not None
+        found |= self._questions.end(name)
+        found |= await self._peers.abort(self._client, request, 0)
+        # It may have come here while the others were asked.
+        found |= self._questions.end(name)
+        self._questions.await_end(name, 0)
+        return found
+
+
+def _named(request_id: str) -> str:
+    """GatewayError (400) where it is too long to be kept."""
+    if len(request_id) > LONGEST_NAME:
+        raise bad_field("request_id", f"may have {LONGEST_NAME} characters, and has {len(request_id)}")
+    return request_id
+
+
+def _block_duration(body: bytes) -> float:
+    """GatewayError (400) where it is anything else, or something stands beside it."""
+    asked = parsed(body or b"{}")
+    if not isinstance(asked, dict):
+        raise GatewayError(400, "the body must be a JSON object", code="invalid_value")
+    found = asked.pop("block_duration", USUAL_BLOCK)
+    seconds = USUAL_BLOCK if found is None else found
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_BLOCK:
+        raise bad_field("block_duration", f"must be a number of seconds from 0 to {LONGEST_BLOCK}, not {str(found)[:LONGEST_TOLD]}")
+    for key in asked:
+        raise bad_field(key[:LONGEST_TOLD], "this is no parameter of an abort")
+    return seconds
 
 
 def routes(data: Data) -> APIRouter:

@@ -29,6 +29,7 @@ OPEN_FOLDER = "/page"
 ANSWERS = {"/v1/chat/completions", "/v1/completions"}
 HARMLESS = {"GET", "HEAD", "OPTIONS"}
 PORTS = {"http": 80, "https": 443}
+OVER_LIMIT = "rate_limit_exceeded"
 # No browser takes an answer for something other than it says.
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 
@@ -62,7 +63,7 @@ class Guard:
         client = scope.get("client")
         visit = Visit(str(client[0]) if client else "")
         intake = Intake(receive, self._terms.body_bytes, self._terms.client_seconds, self._bodies)
-        answered = 0
+        answered, closing = 0, False
 
         async def sending(message: Message) -> None:
             nonlocal answered
@@ -70,13 +71,19 @@ class Guard:
                 answered = int(message["status"])
                 # Who answers has done with the body.
                 intake.forget()
-                message = {**message, "headers": [*message["headers"], NOSNIFF, *([(b"connection", b"close")] if intake.late else ())]}
+                close = [(b"connection", b"close")] if closing or intake.late else ()
+                message = {**message, "headers": [*message["headers"], NOSNIFF, *close]}
             await send(message)
 
         try:
             self._let_in(scope, visit)
         except GatewayError as error:
             self._metrics.refused(error.status)
+            if error.code == OVER_LIMIT and self._limits.doors > 1:
+                # The next connection may lead to a front door that has some left. A client that is still sending where it is closed would
+                # not get to read why.
+                closing = True
+                await intake.drop()
             await told.answer(error)(scope, receive, sending)
         else:
             token = current.set(visit)
@@ -104,13 +111,13 @@ class Guard:
             raise GatewayError(403, "web pages of other origins may change nothing here", code="origin_not_allowed")
         if self._terms.keyring and not is_open(scope["path"]):
             visit.key = known(self._terms.keyring, headers.get("authorization"))
-            if asks(scope) and (refusal := self._limits.take(visit.key)):
-                words = f"the key {visit.key.id} has used up its {refusal.limit} at this front door"
-                raise GatewayError(429, words, code="rate_limit_exceeded", retry_after=refusal.seconds)
         length = headers.get("content-length", "")
         # A length of a thousand digits is no number that int() reads; the server refuses it anyway.
         if length.isdecimal() and len(length) < 20 and int(length) > self._terms.body_bytes:
             raise too_large(self._terms.body_bytes)
+        if visit.key and asks(scope) and (refusal := self._limits.take(visit.key)):
+            words = f"the key {visit.key.id} has used up its {refusal.limit} at this front door"
+            raise GatewayError(429, words, code=OVER_LIMIT, retry_after=refusal.seconds)
 
 
 def length_of_head(scope: Scope) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.types import Message, Receive
 
@@ -61,6 +62,12 @@ class Intake:
         self._bodies.add(size, self._counted)
         self._counted += size
         return message
+
+    async def drop(self) -> None:
+        """Read what is still to come of a body that nobody wants, within its bounds, and keep none of it."""
+        with contextlib.suppress(GatewayError):
+            while (await self())["type"] == "http.request" and not self._whole:
+                self.forget()
 
     def forget(self) -> None:
         """Its body is kept nowhere any more. Safe to repeat."""

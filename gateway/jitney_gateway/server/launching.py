@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -15,51 +16,47 @@ from jitney_gateway.model import written_size
 from jitney_gateway.server import absent, audit, cluster, registering, replicas, wanted
 from jitney_gateway.server.body import json_body
 from jitney_gateway.server.question import Ended, Question
+from jitney_gateway.server.questions import Questions
 from jitney_gateway.server.registering import resolved
 from jitney_gateway.server.replicas import known
 from jitney_gateway.server.uids import by_uid
+from jitney_gateway.server.visit import current
 
 # Of every model that nobody has registered.
 SERVED = tuple(dict.fromkeys(QUANTIZATIONS.values()))
 LONGEST_TOLD = 100
 
 
-def routes(backend: Backend, catalogue: Catalogue, keyed: bool) -> APIRouter:
+def routes(backend: Backend, catalogue: Catalogue, keyed: bool, questions: Questions) -> APIRouter:
     """All of them, in an order in which no path is taken for a uid. `keyed` is whether a key is needed."""
     router = APIRouter()
     router.include_router(absent.routes())
     router.include_router(cluster.routes(backend, keyed))
     router.include_router(_telling(backend, catalogue))
-    router.include_router(_changing(backend, catalogue))
+    router.include_router(_changing(backend, catalogue, questions))
     router.include_router(replicas.routes(backend))
     router.include_router(registering.routes(backend, catalogue))
     return router
 
 
-def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
+def _changing(backend: Backend, catalogue: Catalogue, questions: Questions) -> APIRouter:
     """Launch, and the two ways to end a model."""
     router = by_uid()
 
     @router.post("/v1/models", openapi_extra=wanted.LAUNCH)
     async def launch(request: Request, wait_ready: bool = True) -> dict[str, str]:
         # How it goes on after it was begun is the model's status.
-        with audit.line("launch", "") as line:
-            body = await json_body(request)
-            line["model"] = _meant(body)
-            asked = Launch.parse(body)
-            line |= {"model": asked.uid or asked.name, "name": asked.name, "path": asked.model_path, "replicas": asked.replicas}
-            uid = line["model"] = await backend.launch(await resolved(asked, backend, catalogue))
-        if wait_ready:
-            try:
-                await Question().wait_with_client(request, backend.ready(uid))
-            except Ended:
-                raise GatewayError(499, f"nobody waits any more; the launch of {uid} goes on", code="aborted") from None
-            except GatewayError as error:
-                if error.code == "launch_failed":
-                    # The caller has the reason, and a model that never came is not left in the list.
-                    with audit.line("terminate", uid, why="launch_failed"):
-                        await backend.terminate(uid)
-                raise
+        with contextlib.ExitStack() as stack:
+            with audit.line("launch", "") as line:
+                body = await json_body(request)
+                line["model"] = _meant(body)
+                asked = Launch.parse(body)
+                line |= {"model": asked.uid or asked.name, "name": asked.name, "path": asked.model_path, "replicas": asked.replicas}
+                # Before anything is made: where nothing is begun any more, the client may send it again.
+                question = stack.enter_context(questions.under_way((current.get().key_id, "", "")))
+                uid = line["model"] = await backend.launch(await resolved(asked, backend, catalogue))
+            if wait_ready:
+                await _wait(question, request, backend, uid)
         return {"model_uid": uid}
 
     @router.delete("/v1/models/{uid:uid}")
@@ -71,6 +68,25 @@ def _changing(backend: Backend, catalogue: Catalogue) -> APIRouter:
         return JSONResponse(None)
 
     return router
+
+
+async def _wait(question: Question, request: Request, backend: Backend, uid: str) -> None:
+    """GatewayError where the model does not come, or nobody waits for it here."""
+    try:
+        await question.wait_with_client(request, backend.ready(uid))
+    except Ended:
+        goes_on = f"the launch of {uid} goes on"
+        if question.error.status < 500:
+            raise GatewayError(499, f"nobody waits any more; {goes_on}", code="aborted") from None
+        # Not to be sent again, which would make another model.
+        words = f"this front door is leaving; {goes_on}: ask GET /v1/models/{uid} how far it is"
+        raise GatewayError(question.error.status, words, code=question.error.code) from None
+    except GatewayError as error:
+        if error.code == "launch_failed":
+            # The caller has the reason, and a model that never came is not left in the list.
+            with audit.line("terminate", uid, why="launch_failed"):
+                await backend.terminate(uid)
+        raise
 
 
 def _meant(body: object) -> str:

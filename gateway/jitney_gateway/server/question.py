@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from jitney_gateway.errors import GatewayError
+
 T = TypeVar("T")
 
 
@@ -20,12 +22,16 @@ class Question:
     of an answer would cost a quarter of what passing it on does."""
 
     def __init__(self) -> None:
+        # Why it was ended, for who waits for its answer.
+        self.error = GatewayError(499, "the request was aborted", code="aborted")
         self._over = False
         self._waiting: asyncio.Task[Any] | None = None
         self._interrupted = False
 
-    def end(self) -> None:
-        """Safe to repeat. Called by another task than the one that waits."""
+    def end(self, error: GatewayError | None = None) -> None:
+        """By its client, or for `error`. Safe to repeat: the first end counts. Called by another task than the one that waits."""
+        if error and not self._over:
+            self.error = error
         self._over = True
         if self._waiting and not self._interrupted:
             self._interrupted = self._waiting.cancel()

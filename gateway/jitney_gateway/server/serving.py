@@ -38,6 +38,11 @@ class Server(uvicorn.Server):
         if self._begin and self.started:
             await self._begin()
 
+    def let_go(self) -> None:
+        """Of all connections, of busy ones once they are not: their clients' next ones lead elsewhere. New ones are taken."""
+        for connection in tuple(self.server_state.connections):
+            connection.shutdown()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -52,10 +57,12 @@ async def serve(
     leave: Step,
     begin: Step | None = None,
     longest_end: int | None = None,
+    finish: Step | None = None,
 ) -> None:
-    """Returns after SIGTERM or SIGINT, once `leave` has ended, or when the server ends by itself, as where the port is taken. A client may
-    take `client_seconds` for the head of a request, and answers under way `longest_end` seconds after `leave`, without an end where it is
-    None. A second signal waits for nothing: `leave` is cancelled. SystemExit (1) where it never began to serve."""
+    """Returns after SIGTERM or SIGINT, once `leave` and then `finish` have ended, or when the server ends by itself, as where the port is
+    taken. Connections are let go before `finish`, and new ones taken until it has ended. A client may take `client_seconds` for the head of
+    a request, and answers still under way `longest_end` seconds after that, without an end where it is None. A second signal waits for
+    nothing: `leave` and `finish` are cancelled. SystemExit (1) where it never began to serve."""
     config = uvicorn.Config(
         application,
         host=host,
@@ -77,11 +84,17 @@ async def serve(
             hurry.set()
         stop.set()
 
+    async def down() -> None:
+        await leave()
+        if finish:
+            server.let_go()
+            await finish()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told)
     serving, stopping = asyncio.create_task(server.serve()), asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    leaving, hurried = asyncio.ensure_future(leave()), asyncio.create_task(hurry.wait())
+    leaving, hurried = asyncio.create_task(down()), asyncio.create_task(hurry.wait())
     await asyncio.wait({leaving, hurried}, return_when=asyncio.FIRST_COMPLETED)
     if not leaving.done():
         leaving.cancel()

@@ -60,4 +60,4 @@ LAUNCH = _body(
 REPLICAS = _body({"replica": _COUNT}, needed=False)
 # `model` is the family, as JSON in a text.
 REGISTRATION = _body({"model": _TEXT, "persist": {"type": "boolean"}}, "model")
-ABORT = _body({"block_duration": {"type": "integer"}}, needed=False)
+ABORT = _body({"block_duration": {"type": "integer", "minimum": 0, "maximum": 3600}}, needed=False)

@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-model-len", type=_whole(2, 10_000_000), help="context window in tokens; default: the model's, lowered to what fits")
     add("--quantization", choices=["none", "int8", "int4"], default="none")
     add("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    add("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="auto: float32 on a CPU, bfloat16 on a GPU")
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    add("--dtype", choices=dtypes, default="auto", help="auto: bfloat16; float32 on a CPU without AVX2 or with another kernel than our own")
     add("--host", default="127.0.0.1")
     add("--port", type=_whole(0, 65535), default=8000)
     add("--drain-seconds", type=_whole(0, 86400), default=120, help="how long answers may finish after SIGTERM")
@@ -139,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kernel",
         choices=["auto", "plain", "onednn", "native"],
         default="auto",
-        help="products on a CPU; auto takes native unless another is much faster here",
+        help="products on a CPU; auto times those that serve the dtype here, and leaves native only for one that is much faster",
     )
     add(
         "--trust-remote-code",

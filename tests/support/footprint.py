@@ -1,6 +1,7 @@
 """Run as a process: what the runtime's own loading takes of this machine's memory, weights and keys and values apart.
 
-`python -m support.footprint FOLDER QUANTIZATION WINDOW SEQS...` prints {"weights": bytes, "kv_cache": {SEQS: bytes}}.
+`python -m support.footprint FOLDER FORM WINDOW SEQS...` prints {"weights": bytes, "kv_cache": {SEQS: bytes}}. FORM is float32 or a
+quantization, of which none is what the runtime chooses.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ from jitney_runtime.torch_backend.checkpoint import read_config, read_weights
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.linears import Precision
 from jitney_runtime.torch_backend.runner import TorchRunner
+from support.process import anonymous_memory
 
 CPU = torch.device("cpu")
+_PR_SET_THP_DISABLE = 41
 
 
 def main() -> None:
-    folder, quantization, window, *counts = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
-    precision, kept = (Precision.FLOAT32, torch.float32) if quantization == "none" else (Precision(quantization), torch.bfloat16)
+    # A large page counts whole once it is begun, where the system gives them to everybody: 2 MiB are a third of a tiny model's keys.
+    assert ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
+    folder, form, window, *counts = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+    asked = {"dtype": "float32"} if form == "float32" else {"quantization": form}
+    precision = loading.choose_precision(RuntimeSettings("m", "m", **asked), CPU)  # type: ignore[arg-type]
+    kept = torch.float32 if precision is Precision.FLOAT32 else torch.bfloat16
     _load(folder, precision)
     before = _anonymous()
     model = _load(folder, precision)
@@ -36,6 +43,8 @@ def main() -> None:
     weights = _anonymous() - before
     with torch.inference_mode():
         runner = TorchRunner(model, CPU, kept, 16)
+        # The first time also takes what stays: the layers' wrappers, the kernels' first pages.
+        _kv_cache(runner, RuntimeSettings("m", "m", max_num_seqs=counts[0], max_model_len=window))
         kv_cache = {count: _kv_cache(runner, RuntimeSettings("m", "m", max_num_seqs=count, max_model_len=window)) for count in counts}
     print(json.dumps({"weights": weights, "kv_cache": kv_cache}))
 
@@ -49,7 +58,7 @@ def _load(folder: Path, precision: Precision) -> torch.nn.Module:
 
 
 def _kv_cache(runner: TorchRunner, settings: RuntimeSettings) -> int:
-    runner.attention.caches = []
+    runner.attention.memory = None
     before = _anonymous()
     runner.allocate(loading._scheduler(settings, runner.model.config, runner, frozenset()).pool.count)
     for cache in runner.attention.caches:
@@ -59,11 +68,10 @@ def _kv_cache(runner: TorchRunner, settings: RuntimeSettings) -> int:
 
 
 def _anonymous() -> int:
-    """Bytes of this process that no file backs."""
+    """Without what is freed and not given back yet."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+    return anonymous_memory()
 
 
 if __name__ == "__main__":

@@ -45,8 +45,16 @@ class Asked:
         return {label: self.answers[label] for label in (*ANSWERED, *more) if not self.answers[label][200]}
 
 
-def asked(url: str, examples: int, mended: Callable[[Any], None] = lambda case: None, left_out: frozenset[str] = frozenset()) -> Asked:
-    """So many `examples` of each operation but those `left_out`, each as `mended` makes it. 501 says what is absent, and is no fault."""
+def asked(
+    url: str,
+    examples: int,
+    mended: Callable[[Any], None] = lambda case: None,
+    left_out: frozenset[str] = frozenset(),
+    headers: dict[str, str] | None = None,
+    document_headers: dict[str, str] | None = None,
+) -> Asked:
+    """So many `examples` of each operation but those `left_out`, each as `mended` makes it and with these `headers`. The document may want
+    others."""
     found = Asked()
     few = settings(
         max_examples=examples,
@@ -56,11 +64,12 @@ def asked(url: str, examples: int, mended: Callable[[Any], None] = lambda case: 
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    operations = [one.ok() for one in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations()]
+    document = schemathesis.openapi.from_url(f"{url}/openapi.json", headers=document_headers or headers or {})
+    operations = [one.ok() for one in document.get_all_operations()]
     assert left_out <= {operation.label for operation in operations}
     for operation in operations:
         if operation.label not in left_out:
-            given(case=operation.as_strategy())(few(_asking(operation, found, mended)))()
+            given(case=operation.as_strategy())(few(_asking(operation, found, mended, headers or {})))()
     return found
 
 
@@ -85,16 +94,16 @@ def asked_about(url: str, uid: str) -> Asked:
     return asked(url, 10, mended, CHANGING)
 
 
-def _asking(operation: Any, found: Asked, mended: Callable[[Any], None]) -> Callable[..., None]:
+def _asking(operation: Any, found: Asked, mended: Callable[[Any], None], headers: dict[str, str]) -> Callable[..., None]:
     if operation.method == "post" and operation.body:
         found.bodies.append(operation.label)
     answers = found.answers.setdefault(operation.label, Counter())
 
     def ask(case: Any) -> None:
         mended(case)
-        answer = case.call(timeout=SECONDS)
+        answer = case.call(timeout=SECONDS, headers=headers)
         answers[answer.status_code] += 1
-        if answer.status_code >= 500 and answer.status_code != 501:
+        if answer.status_code >= 500:
             found.faults[operation.label] = f"{case.as_curl_command()}: {answer.text}"
 
     return ask

@@ -60,8 +60,18 @@ class RuntimeProcess:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {seconds} s:\n{self.log}") from None
 
+    @property
+    def anonymous(self) -> int:
+        return anonymous_memory(self.process.pid)
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
+
+
+def anonymous_memory(process: int | str = "self") -> int:
+    """Bytes of a process that no file backs."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 @contextmanager

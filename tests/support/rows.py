@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from jitney_runtime.kernels.library import KERNELS, Call, kernels
-from jitney_runtime.torch_backend import cpu_kernels, tape
+from jitney_runtime.torch_backend import cpu_kernels, recording
 
 _LINEAR = list(KERNELS).index("linear")
 
@@ -33,7 +33,7 @@ class RowCounter:
         if hasattr(first, "_shared"):
             library = _Watched(kernels(), first._shared._product.packed.data.data_ptr(), self)
             monkeypatch.setattr(cpu_kernels, "kernels", lambda: library)
-            monkeypatch.setattr(tape, "kernels", lambda: library)
+            monkeypatch.setattr(recording, "kernels", lambda: library)
         else:
             first.register_forward_pre_hook(lambda module, inputs: self.entered.append(inputs[0].flatten(end_dim=-2).shape[0]))
 

@@ -15,6 +15,8 @@ class Verdict:
     ties: int = 0
     wrong: list[str] = field(default_factory=list)
     clear: int = 0
+    # What was measured and has no bound of its own, in sentences for whoever reads the end.
+    told: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -30,6 +32,7 @@ class Verdict:
         self.ties += other.ties
         self.wrong += other.wrong
         self.clear += other.clear
+        self.told += other.told
 
     def __str__(self) -> str:
         return (

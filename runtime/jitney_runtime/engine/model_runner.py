@@ -12,7 +12,8 @@ from jitney_runtime.engine.sequence import SamplingParams
 class ScheduledRow:
     """Compute `tokens` of one sequence at positions `start`, `start + 1`, ...; its keys and values go to `blocks`.
 
-    `sample` is true when these tokens are the sequence's last ones, so that the next token can be drawn at `position`.
+    `sample` is true when these tokens are the sequence's last ones, so that the next token can be drawn at `position`; `of_prompt` when
+    they are the prompt's, even if it is one only.
     """
 
     sequence_id: str
@@ -22,6 +23,7 @@ class ScheduledRow:
     sample: bool
     params: SamplingParams
     seed: int
+    of_prompt: bool = False
 
     @property
     def end(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Sequence as Rows
 
 from jitney_runtime.engine.block_pool import BlockPool
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
-from jitney_runtime.engine.pace import Pace
+from jitney_runtime.engine.pace import UNCUT, Pace
 from jitney_runtime.engine.sequence import FinishReason, Sequence, SequenceStatus, TokenOutput
 
 
@@ -63,15 +63,17 @@ class Scheduler:
         chosen: list[tuple[Sequence, int]] = []
         # Each kind in order of arrival.
         decodes, prompts = ([each for each in self.running if (each.pending > 1) == several] for several in (False, True))
-        budget = self._spare(self._advance(decodes, chosen, self.token_budget), len(decodes))
-        budget = self._advance(prompts, chosen, budget)
+        wanting = len(prompts) + min(len(self.waiting), self.max_num_seqs - len(self.running))
+        room = self._advance(decodes, chosen, self.token_budget)
+        spare = self._spare(room, len(decodes), wanting)
+        budget = self._advance(prompts, chosen, spare)
         if self.preemptions == preempted_before:
-            self._admit(chosen, budget)
+            self._admit(chosen, budget, room - (spare - budget))
         return ScheduledBatch(tuple(self._row(sequence, count) for sequence, count in chosen))
 
-    def _spare(self, budget: int, decoding: int) -> int:
+    def _spare(self, budget: int, decoding: int, prompts: int) -> int:
         """Of the budget, what prompts may take of it."""
-        bound = self.pace.beside(decoding) if self.pace else None
+        bound = self.pace.beside(decoding, prompts) if self.pace else None
         return budget if bound is None else min(budget, bound)
 
     def _advance(self, sequences: list[Sequence], chosen: list[tuple[Sequence, int]], budget: int) -> int:
@@ -114,8 +116,11 @@ class Scheduler:
             self.shared_tokens += sequence.computed
             self.begun.append(sequence.id)
 
-    def _admit(self, chosen: list[tuple[Sequence, int]], budget: int) -> None:
-        """Let waiting sequences in, oldest first, while there is a row, budget, and memory for the whole of what they hold so far."""
+    def _admit(self, chosen: list[tuple[Sequence, int]], budget: int, room: int) -> None:
+        """Let waiting sequences in, oldest first, while there is a row, budget, and memory for the whole of what they hold so far.
+
+        `room`: what is left of the token budget, which a prompt that is not cut may take.
+        """
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
             self.pool.share(sequence)
@@ -127,9 +132,9 @@ class Scheduler:
             self.pool.grow(sequence, len(sequence.tokens))
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
-            count = min(sequence.pending, budget)
+            count = min(sequence.pending, max(budget, min(room, UNCUT)) if sequence.pending <= UNCUT else budget)
             chosen.append((sequence, count))
-            budget -= count
+            budget, room = budget - count, room - count
 
     def _row(self, sequence: Sequence, count: int) -> ScheduledRow:
         end = sequence.computed + count
@@ -141,6 +146,7 @@ class Scheduler:
             sample=end == len(sequence.tokens),
             params=sequence.params,
             seed=sequence.seed,
+            of_prompt=sequence.computed < sequence.prompt_length,
         )
 
     def update(self, batch: ScheduledBatch, tokens: Rows[int]) -> list[TokenOutput]:

@@ -26,7 +26,8 @@ class SequenceStatus(StrEnum):
 class SamplingParams:
     """How one request's tokens are chosen. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep every token.
 
-    `seed` None draws from the engine's own seed; with a seed the answer repeats whoever else is in the batch.
+    `seed` None draws from the engine's own seed; with a seed the answer repeats whoever else is in the batch. Where keys and values are
+    bfloat16, one that is computed again after a preemption, or continues a cached one, may differ by its roundings.
     """
 
     max_tokens: int

@@ -16,7 +16,16 @@ struct view {
     long token_stride, head_stride;
 };
 
+/* Attention of a chunk of a prompt (prompt.c) -> its tokens of the output [tokens, heads, value_dim]. */
+void attend_prompt(const struct layer *layer, const struct prompt *prompt, struct view query, float *output, unsigned threads);
+
 static inline long width_of(const struct layer *l) { return l->narrow ? (long)sizeof(uint16_t) : (long)sizeof(float); }
+
+/* Where in a cache, whose rows are `row_bytes`, that of this head and of this place in this block is, in bytes. */
+static inline long offset_of(const struct layer *l, int64_t block, long kv_head, long in, long row_bytes)
+{
+    return block * l->block_bytes + (kv_head * l->block_size + in) * row_bytes;
+}
 
 /* Keys and values of one head at consecutive places. keys[count..] repeat a real one up to a full vector. */
 struct chunk {
@@ -24,24 +33,36 @@ struct chunk {
     long count;
 };
 
-static inline void ask_for(const char *row, long bytes)
+/* Blocks lie anywhere: memory is asked for what comes next, into the second level; into the first took half as long again (measured). */
+static inline void ask_for(const void *row, long bytes)
 {
     for (long byte = 0; byte < bytes; byte += 64)
-        __builtin_prefetch(row + byte);
+        __builtin_prefetch((const char *)row + byte, 0, 2);
 }
 
-/* The chunk that begins at place `at` of a row of `length` tokens; memory is asked for it, because blocks lie anywhere. */
+/* Rows `first` to `last` - 1 of those that come next. */
+static inline void ask_for_rows(const void *const *rows, long first, long last, long bytes)
+{
+    for (long i = first; i < last; i++)
+        ask_for(rows[i], bytes);
+}
+
+/* The chunk that begins at place `at` of a row of `length` tokens. */
 static inline void find(struct chunk *chunk, const struct layer *l, const int64_t *table, long kv_head, long at, long length)
 {
-    const long width = width_of(l);
+    const long key_bytes = l->key_dim * width_of(l), value_bytes = l->value_dim * width_of(l);
+    const long end = least(at + CHUNK, length);
     chunk->count = 0;
-    for (; chunk->count < CHUNK && at < length; chunk->count++, at++) {
-        long place = (table[at / l->block_size] * l->block_size + at % l->block_size) * l->kv_heads + kv_head;
-        const char *key = (const char *)l->keys + place * l->key_dim * width, *value = (const char *)l->values + place * l->value_dim * width;
-        chunk->keys[chunk->count] = key;
-        chunk->values[chunk->count] = value;
-        ask_for(key, l->key_dim * width);
-        ask_for(value, l->value_dim * width);
+    for (long block = at / l->block_size, in = at % l->block_size; at < end; block++, in = 0) {
+        const long count = least(l->block_size - in, end - at);
+        const char *key = (const char *)l->keys + offset_of(l, table[block], kv_head, in, key_bytes);
+        const char *value = (const char *)l->values + offset_of(l, table[block], kv_head, in, value_bytes);
+        for (long i = 0; i < count; i++, key += key_bytes, value += value_bytes) {
+            chunk->keys[chunk->count + i] = key;
+            chunk->values[chunk->count + i] = value;
+        }
+        chunk->count += count;
+        at += count;
     }
     for (long more = chunk->count; more % WIDTH; more++)
         chunk->keys[more] = chunk->keys[chunk->count - 1];

@@ -17,4 +17,15 @@ static inline uint16_t narrow(float value)
     return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+/* The same of `dim` numbers, which fill whole registers. */
+static inline void narrow_all(uint16_t *to, const float *from, long dim)
+{
+    for (long d = 0; d < dim; d += WIDTH) {
+        const vec value = load(from + d);
+        const ivec bits = (ivec)value;
+        const ivec rounded = (ivec)choose(value == value, (vec)(bits + 0x7FFF + (bits >> 16 & 1)), (vec)(bits | 0x400000));
+        *(half_words *)(to + d) = __builtin_convertvector(rounded >> 16, half_words);
+    }
+}
+
 #endif

@@ -39,12 +39,27 @@ EXPORT void jitney_rms_norm(const float *inputs, const float *weight, float *out
     parallel_for(norm_portion, &job, portions(tokens), threads);
 }
 
+struct add_job {
+    const float *a, *b;
+    float *output;
+    long count;
+};
+
+/* Numbers that are added before a helper has woken up. */
+#define ADDED 16384
+
+static void add_portion(const void *argument, long portion)
+{
+    const struct add_job *job = argument;
+    for (long i = portion * ADDED; i < least((portion + 1) * ADDED, job->count); i++)
+        job->output[i] = job->a[i] + job->b[i];
+}
+
 /* output [count] = a + b */
 EXPORT void jitney_add(const float *a, const float *b, float *output, long count, unsigned threads)
 {
-    (void)threads; /* recorded steps have few rows */
-    for (long i = 0; i < count; i++)
-        output[i] = a[i] + b[i];
+    struct add_job job = {a, b, output, count};
+    parallel_for(add_portion, &job, (count + ADDED - 1) / ADDED, threads);
 }
 
 struct silu_job {

@@ -20,6 +20,8 @@
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
+/* What such a function takes as a const int is known to the compiler where it is called: one copy of it for each. */
+#define PER_KIND static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(WIDTH * 4), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(WIDTH * 4), aligned(4)));
@@ -59,11 +61,10 @@ static inline float sum(vec value)
 
 static inline vec choose(ivec where, vec one, vec other) { return (vec)(((ivec)one & where) | ((ivec)other & ~where)); }
 
-/* e^x to 2 units in the last place for x between -87 and 88, and the value at the nearer end outside. */
-static inline vec exponential(vec x)
+/* e^x to 2 units in the last place for x between -87 and 0, as weights of a softmax are; at -87 for anything smaller. */
+static inline vec exponential_below(vec x)
 {
     x = choose(x < -87.0f, fill(-87.0f), x);
-    x = choose(x > 88.0f, fill(88.0f), x);
     /* Adding 1.5 x 2^23 rounds to an integer and leaves it in the low bits. */
     vec shifted = x * 1.44269504f + 12582912.0f;
     vec whole = shifted - 12582912.0f;
@@ -78,6 +79,9 @@ static inline vec exponential(vec x)
     return (vec)((ivec)power + (((ivec)shifted - 0x4B400000) << 23));
 }
 
+/* The same for x up to 88, and at 88 for anything greater. */
+static inline vec exponential(vec x) { return exponential_below(choose(x > 88.0f, fill(88.0f), x)); }
+
 /* item(job, i) for all i below `items`, on the calling thread and on at most `threads` - 1 helpers; returns when all are done. */
 void parallel_for(void (*item)(const void *, long), const void *job, long items, unsigned threads);
 
@@ -86,13 +90,21 @@ void parallel_for(void (*item)(const void *, long), const void *job, long items,
 static inline long portions(long rows) { return (rows + PORTION - 1) / PORTION; }
 static inline long least(long a, long b) { return a < b ? a : b; }
 
-/* One layer: its cache [blocks, block_size, kv_heads, dim], of float32 or, where `narrow`, of bfloat16, and its shape. */
+/* One layer: its cache, of float32 or, where `narrow`, of bfloat16, and its shape. In a block the places of one head lie side by side,
+ * [kv_heads, block_size, dim]: whoever reads a sequence reads it head by head. From one block to the next it is `block_bytes`. */
 struct layer {
     void *keys, *values;
-    long heads, kv_heads, key_dim, value_dim, block_size;
+    long heads, kv_heads, key_dim, value_dim, block_size, block_bytes;
     long narrow;
     long window; /* tokens a row looks back at, itself included; 0 for all */
     float scale;
+};
+
+/* A chunk of a prompt: `count` tokens of the step from `first` on, the first of which is number `start` of the sequence whose blocks `table`
+ * names. */
+struct prompt {
+    const int64_t *table;
+    long first, count, start;
 };
 
 /* One step, the same for all layers. */
@@ -102,6 +114,8 @@ struct step {
     const int64_t *tables;  /* [rows, width] blocks */
     const int64_t *lengths; /* [rows] tokens, the new one included */
     long tokens, rows, width;
+    const struct prompt *prompts;
+    long prompt_count;
 };
 
 /* The kernels. Pointers first, then numbers, then floats, then the threads to use: replay.c and library.py count on it. */

@@ -34,7 +34,6 @@ _OTHERS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "jitney_row_bytes": (_LONG, (_LONG, _LONG)),
     "jitney_pack": (None, (_POINTER, _POINTER, _LONG, _LONG, _LONG, _UNSIGNED)),
     "jitney_attention_supports": (_LONG, (_LONG, _LONG, _LONG)),
-    "jitney_attend_prompt": (None, (*[_POINTER] * 4, *[_LONG] * 5, _UNSIGNED)),
     "jitney_argmax": (None, (_POINTER, _POINTER, _LONG, _LONG)),
     "jitney_replay": (None, (_POINTER, _LONG, _UNSIGNED)),
 }
@@ -57,10 +56,17 @@ class Layer(ctypes.Structure):
         ("key_dim", _LONG),
         ("value_dim", _LONG),
         ("block_size", _LONG),
+        ("block_bytes", _LONG),
         ("narrow", _LONG),
         ("window", _LONG),
         ("scale", _FLOAT),
     ]
+
+
+class Prompt(ctypes.Structure):
+    """`struct prompt` of kernels.h."""
+
+    _fields_ = [("table", _POINTER), ("first", _LONG), ("count", _LONG), ("start", _LONG)]
 
 
 class Step(ctypes.Structure):
@@ -74,6 +80,8 @@ class Step(ctypes.Structure):
         ("tokens", _LONG),
         ("rows", _LONG),
         ("width", _LONG),
+        ("prompts", _POINTER),
+        ("prompt_count", _LONG),
     ]
 
 

@@ -56,21 +56,32 @@ static void prepare_row(const void *argument, long row)
     job->format->prepare(job->inputs + row * job->ins, job->ins, job->prepared + row * job->row_bytes);
 }
 
+/* `all` is all rows as one pass; `together` of them, whole tiles, are a real one. */
 struct multiply_job {
     const struct format *format;
-    struct pass pass;
+    struct pass all;
+    long passes, together;
 };
 
-static void multiply_panel(const void *argument, long panel)
+/* A panel stays in the second level for all passes that are computed with it one after the other. */
+static void multiply_panel(const void *argument, long item)
 {
     const struct multiply_job *job = argument;
-    job->format->multiply(&job->pass, panel);
+    const long first = item % job->passes * job->together;
+    struct pass pass = job->all;
+    pass.rows = least(job->together, pass.rows - first);
+    pass.inputs += first * pass.row_bytes;
+    pass.output += first * pass.outs;
+    job->format->multiply(&pass, item / job->passes);
 }
 
 /* All contiguous; bias [outs] or null; scratch [rows, jitney_row_bytes] or null where that is 0. */
 EXPORT void jitney_linear(const float *inputs, const void *packed, const float *bias, float *output, void *scratch, long rows, long outs,
     long ins, long format, unsigned threads)
 {
+    /* A chunk of a prompt that is not its last has no scores. */
+    if (!rows)
+        return;
     const struct format *f = formats[format];
     const char *prepared = f->prepare ? scratch : (const char *)inputs;
     long row_bytes = f->row_bytes(ins);
@@ -78,9 +89,9 @@ EXPORT void jitney_linear(const float *inputs, const void *packed, const float *
         struct prepare_job job = {f, inputs, scratch, rows, ins, row_bytes};
         parallel_for(prepare_row, &job, rows, rows * ins < PREPARED_ALONE ? 1 : threads);
     }
-    for (long first = 0; first < rows; first += PASS_ROWS) {
-        struct multiply_job job = {f, {prepared + first * row_bytes, packed, bias, output + first * outs, least(PASS_ROWS, rows - first), outs,
-                                          ins, row_bytes, f->panel_bytes(ins)}};
-        parallel_for(multiply_panel, &job, panels(outs), threads);
-    }
+    /* As few passes as there can be, of whole tiles and about the same length: a short one costs as much memory as a long one. */
+    const long most = (rows + PASS_ROWS - 1) / PASS_ROWS, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    const long together = (tiles + most - 1) / most * TILE_ROWS, passes = (rows + together - 1) / together;
+    struct multiply_job job = {f, {prepared, packed, bias, output, rows, outs, ins, row_bytes, f->panel_bytes(ins)}, passes, together};
+    parallel_for(multiply_panel, &job, panels(outs) * passes, threads);
 }

@@ -5,10 +5,11 @@
 
 #define VECTORS 3
 #define PANEL (VECTORS * WIDTH)
-/* Inputs whose float32 sums are made apart and then added, which keeps long rows exact: the error grows with the stretch, not the row. */
-#define EXACT 192
+/* Words whose float32 sums are made apart and then added, which keeps long rows exact: the error grows with the stretch, not the row. Words of
+ * 4 bytes of a panel fill 18 KB, which stay in the first level while one tile of rows after the other comes by. */
+#define EXACT (1536 / WIDTH)
 /* Rows that are computed together: their inputs and sums stay in the second level beside a panel. */
-#define PASS_ROWS 128
+#define PASS_ROWS 64
 /* Fewer numbers than this are prepared before a helper has woken up. */
 #define PREPARED_ALONE 8192
 /* How many words ahead of the one in use memory is asked for. */

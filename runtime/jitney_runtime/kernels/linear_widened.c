@@ -4,7 +4,7 @@
 #define SUMS vec
 #define PART(from) widen(from)
 #define DOT(sums, input, part) ((sums) + (input) * (part))
-#define STRETCH EXACT
+#define STRETCH (2 * EXACT)
 #define ADD(total, sums, tile, row) ((total) + (sums))
 #include "bfloat16.h"
 #include "product.h"

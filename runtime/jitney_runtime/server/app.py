@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+from contextlib import suppress
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -16,6 +18,9 @@ from jitney_runtime.server.error_shape import error_body, error_response
 from jitney_runtime.server.health import health_routes
 from jitney_runtime.server.routes import model_routes
 from jitney_runtime.server.state import ServerState
+
+# Seconds for a request that is refused and still being sent.
+_HEARD_OUT = 1.0
 
 
 def create_app(state: ServerState) -> FastAPI:
@@ -43,6 +48,8 @@ class Gate:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             await self._app(scope, receive, send)
         elif refusal := self._refusal(scope):
+            if self._state.refusing:
+                await _hear_out(receive)
             await refusal(scope, receive, send)
         else:
             await self._let_in(scope, receive, send)
@@ -62,6 +69,14 @@ class Gate:
         if key and not _authorized(Headers(scope=scope), key):
             return error_response(Unauthenticated("the API key is missing or wrong: send it as Authorization: Bearer KEY"))
         return None
+
+
+async def _hear_out(receive: Receive) -> None:
+    """What is still being sent: a connection that is closed before that is reset, and the client may lose the answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_HEARD_OUT):
+            while (await receive()).get("more_body"):
+                pass
 
 
 def _authorized(headers: Headers, key: str) -> bool:

@@ -6,7 +6,9 @@ A step packs all rows into one [1, tokens] input. transformers computes projecti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -15,39 +17,40 @@ from transformers import AttentionInterface
 
 from jitney_runtime.engine.model_runner import ScheduledBatch, ScheduledRow
 from jitney_runtime.errors import NotSupportedYet
-from jitney_runtime.torch_backend.cpu_kernels import BlockAttention, BlockStep, serves
-from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
+from jitney_runtime.torch_backend import cpu_kernels, cuda_attention
+from jitney_runtime.torch_backend.attention_check import attends_rightly
+from jitney_runtime.torch_backend.cpu_kernels import BlockAttention, BlockStep
+from jitney_runtime.torch_backend.cuda_attention import CudaBlockAttention, CudaStep, PromptRow, Rows, Sums
+from jitney_runtime.torch_backend.kv_cache import KVCache, LayerCache, LayerShape
 
 NAME = "jitney_paged"
+# Tokens that attend one by one in a step that is recorded on a GPU, at most. Wider steps keep it busy for longer than Python takes to start
+# them.
+WIDEST = 512
 # Attention features that change the result and that this implementation does not compute.
 _REFUSED = ("softcap", "s_aux", "head_mask", "position_bias")
-
-
-@dataclass(frozen=True)
-class PromptRow:
-    """A chunk of more than one token: packed places first..last, positions start..end of its sequence, its block table [1, blocks]."""
-
-    first: int
-    last: int
-    start: int
-    end: int
-    table: torch.Tensor
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """Where this step's tokens lie: made once per step, read by every layer.
 
-    decode_index [rows] packed places of the one-token rows, None when the whole batch is such rows; decode_tables [rows, blocks];
-    decode_lengths [rows] tokens including the new one; slots [tokens]; fresh [blocks] those whose first place is written in this step.
+    ids and positions [1, tokens]; sampled [rows] packed places whose next token is drawn; decode_index [rows] packed places of the
+    one-token rows, None when the whole batch is such rows; decode_tables [rows, blocks], and how many blocks that is, decode_width [1];
+    decode_owners [rows] which of the tables is a row's, None when each has its own; decode_lengths [rows] tokens including the new one;
+    slots [tokens]; fresh [blocks] those whose first place is written in this step.
     """
 
+    ids: torch.Tensor
+    sampled: torch.Tensor
     slots: torch.Tensor
     fresh: torch.Tensor | None
     positions: torch.Tensor
     decode_index: torch.Tensor | None
     decode_tables: torch.Tensor | None
     decode_lengths: torch.Tensor | None
+    decode_width: torch.Tensor | None
+    decode_owners: torch.Tensor | None
     prompts: tuple[PromptRow, ...]
     places: int
 
@@ -57,36 +60,61 @@ def plan_step(batch: ScheduledBatch, block_size: int, device: torch.device) -> S
     slots: list[int] = []
     fresh: list[int] = []
     positions: list[int] = []
+    sampled: list[int] = []
     decodes: list[tuple[int, ScheduledRow]] = []
-    prompts: list[PromptRow] = []
+    prompts: list[tuple[int, ScheduledRow]] = []
     for row in batch.rows:
-        first = len(slots)
+        # On a CPU a prompt gets the same however it is cut, by the kernel that computes prompts.
+        cut = row.of_prompt and device.type == "cpu"
+        (decodes if len(row.tokens) == 1 and not cut else prompts).append((len(slots), row))
         positions.extend(range(row.start, row.end))
         slots.extend(row.blocks[position // block_size] * block_size + position % block_size for position in range(row.start, row.end))
         fresh.extend(row.blocks[-(-row.start // block_size) : -(-row.end // block_size)])
-        if len(row.tokens) == 1:
-            decodes.append((first, row))
-        else:
-            table = torch.tensor([_written(row, block_size)], device=device)
-            prompts.append(PromptRow(first, len(slots), row.start, row.end, table))
-    tables = lengths = index = None
-    if decodes:
-        own = [_written(row, block_size) for _, row in decodes]
-        width = max(map(len, own))
+        if row.sample:
+            sampled.append(len(slots) - 1)
+    own = [_written(row, block_size) for _, row in decodes]
+    width = max(map(len, own), default=0)
+    lists = (
+        [token for row in batch.rows for token in row.tokens],
+        sampled,
+        slots,
+        fresh,
+        positions,
+        [place for place, _ in decodes],
         # Short tables are filled up with a block of their own. The mask hides it, but 0 x NaN is NaN: nobody reads what a neighbour wrote.
-        tables = torch.tensor([blocks + blocks[:1] * (width - len(blocks)) for blocks in own], device=device)
-        lengths = torch.tensor([row.end for _, row in decodes], device=device)
-        index = torch.tensor([place for place, _ in decodes], device=device) if prompts else None
+        list(chain.from_iterable(blocks + blocks[:1] * (width - len(blocks)) for blocks in own)),
+        [row.end for _, row in decodes],
+        [width],
+        *(_written(row, block_size) for _, row in prompts),
+    )
+    ids, last, to, empty, at, index, tables, lengths, wide, *written = _tensors(lists, device)
     return StepPlan(
-        torch.tensor(slots, device=device),
-        torch.tensor(fresh, device=device) if fresh else None,
-        torch.tensor([positions], device=device),
-        index,
-        tables,
-        lengths,
-        tuple(prompts),
+        ids[None],
+        last,
+        to,
+        empty if fresh else None,
+        at[None],
+        index if decodes and prompts else None,
+        tables.view(len(decodes), width) if decodes else None,
+        lengths if decodes else None,
+        wide if decodes else None,
+        None,
+        tuple(
+            PromptRow(place, place + len(row.tokens), row.start, row.end, table[None])
+            for (place, row), table in zip(prompts, written, strict=True)
+        ),
         len(slots),
     )
+
+
+def _tensors(lists: tuple[Sequence[int], ...], device: torch.device) -> list[torch.Tensor]:
+    """One int64 tensor for each; on a GPU by one copy, which nobody waits for."""
+    if device.type != "cuda":
+        return [torch.tensor(numbers, dtype=torch.long) for numbers in lists]
+    packed = torch.tensor(list(chain.from_iterable(lists)), dtype=torch.long).pin_memory()
+    ends = list(accumulate(map(len, lists)))
+    there = packed.to(device, non_blocking=True)
+    return [there[end - len(numbers) : end] for numbers, end in zip(lists, ends, strict=True)]
 
 
 def _written(row: ScheduledRow, block_size: int) -> tuple[int, ...]:
@@ -100,34 +128,52 @@ class PagedAttention:
     def __init__(self) -> None:
         self.plan: StepPlan | None = None
         self.shapes: list[LayerShape] = []
-        self.caches: list[LayerCache] = []
+        self.memory: KVCache | None = None
         self._layers: dict[int, int] = {}
         self._heads: list[int] = []
         self._computes = torch.float32
-        # The C kernel's side, None where it does not compute every layer of this model.
-        self._step: BlockStep | None = None
-        self._blocks: dict[int, BlockAttention] = {}
+        # The kernels' side, None where they do not compute every layer of this model.
+        self._step: BlockStep | CudaStep | None = None
+        self._sums: Sums | None = None
+        self._blocks: dict[int, BlockAttention | CudaBlockAttention] = {}
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def attach(self, model: torch.nn.Module) -> None:
         for module in model.modules():
             object.__setattr__(module, "jitney_attention", self)
 
-    def allocate(self, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device, kernel: str) -> None:
-        """Take the KV memory: `blocks` blocks of `dtype` in every layer. `kernel` "plain" keeps to torch's operators."""
+    def allocate(self, blocks: int, block_size: int, dtype: torch.dtype, device: torch.device, kernel: str, rows: int) -> None:
+        """Take the KV memory: `blocks` blocks of `dtype` in every layer, for up to `rows` decoding rows in a step. `kernel` "plain" keeps
+        to torch's operators."""
         self._blocks.clear()
-        self.caches = [LayerCache(shape, blocks, block_size, dtype, device) for shape in self.shapes]
-        layers = zip(self.shapes, self._heads, strict=True)
-        if (
-            kernel != "plain"
-            and dtype in (torch.float32, torch.bfloat16)
-            and all(serves(shape, heads, self._computes, device) for shape, heads in layers)
-        ):
+        self._step = None
+        self.memory = KVCache(self.shapes, blocks, block_size, dtype, device)
+        if kernel == "plain":
+            return
+        if device.type == "cuda" and self._served_by_cuda(block_size, dtype, device):
+            self._step, self._sums = CudaStep(), Sums(max(rows, WIDEST), device)
+        elif device.type == "cpu" and self._served_by_cpu(block_size, dtype, device):
             self._step = BlockStep()
+
+    def _served_by_cpu(self, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+        layers = set(zip(self.shapes, self._heads, strict=True))
+        if dtype not in (torch.float32, torch.bfloat16):
+            return False
+        return all(cpu_kernels.serves(*layer, self._computes, device) and attends_rightly(*layer, block_size, dtype) for layer in layers)
+
+    def _served_by_cuda(self, block_size: int, dtype: torch.dtype, device: torch.device) -> bool:
+        layers = zip(self.shapes, self._heads, strict=True)
+        if dtype is not self._computes or not all(cuda_attention.serves(shape, heads, dtype) for shape, heads in layers):
+            return False
+        return cuda_attention.compiles(self.shapes, self._heads, block_size, dtype, device)
+
+    @property
+    def caches(self) -> list[LayerCache]:
+        return self.memory.layers if self.memory is not None else []
 
     @property
     def native(self) -> bool:
-        """Whether decoding rows are computed by the C kernel."""
+        """Whether attention is computed by our kernels."""
         return self._step is not None
 
     @property
@@ -138,8 +184,10 @@ class PagedAttention:
     def begin(self, plan: StepPlan) -> None:
         self.plan = plan
         self._masks.clear()
-        if self._step is not None:
-            self._step.begin(plan.slots, plan.decode_index, plan.decode_tables, plan.decode_lengths)
+        if isinstance(self._step, CudaStep):
+            self._step.begin(plan.slots, _decoding(plan), plan.prompts, self.caches[0].keys.shape[1])
+        elif self._step is not None:
+            self._step.begin(plan.slots, plan.decode_index, plan.decode_tables, plan.decode_lengths, plan.prompts)
 
     def attend(
         self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, window: int | None
@@ -150,6 +198,9 @@ class PagedAttention:
         layer = self._layers[id(module)]
         cache = self.caches[layer]
         if self._step is not None:
+            scale = query.shape[-1] ** -0.5 if scale is None else scale
+            if isinstance(self._step, CudaStep):
+                return self._on_cuda(layer, self._step, query[0], key[0], value[0], scale, window).unsqueeze(0)
             return self._native(layer, self._step, query[0], key[0], value[0], scale, window).unsqueeze(0)
         if self.plan.prompts and cache.keys.dtype is not key.dtype:
             # A prompt sees of itself what a later chunk will, however it is cut.
@@ -165,27 +216,26 @@ class PagedAttention:
             output[row.first : row.last] = self._prompt(row, query, key, value, cache, scale, window)
         return output.unsqueeze(0)
 
+    def _on_cuda(
+        self, layer: int, step: CudaStep, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        """The same as _native, on a GPU."""
+        blocks = self._blocks.get(layer)
+        if not isinstance(blocks, CudaBlockAttention):
+            assert self._sums is not None
+            blocks = self._blocks[layer] = CudaBlockAttention(self.caches[layer], query.shape[0], scale, window, self._sums)
+        blocks.store(step, key, value)
+        return blocks.attend(step, query)
+
     def _native(
-        self,
-        layer: int,
-        step: BlockStep,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scale: float | None,
-        window: int | None,
+        self, layer: int, step: BlockStep, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         """query [heads, tokens, dim], key and value [kv_heads, tokens, dim] -> [tokens, heads, dim]."""
-        assert self.plan is not None
-        if layer not in self._blocks:
-            scale = query.shape[-1] ** -0.5 if scale is None else scale
-            self._blocks[layer] = BlockAttention(self.caches[layer], query.shape[0], scale, window)
-        blocks = self._blocks[layer]
+        blocks = self._blocks.get(layer)
+        if not isinstance(blocks, BlockAttention):
+            blocks = self._blocks[layer] = BlockAttention(self.caches[layer], query.shape[0], scale, window)
         blocks.store(step, key, value)
-        output = blocks.attend(step, query)
-        for row in self.plan.prompts:
-            blocks.attend_prompt(query, output, row.first, row.last, row.start, row.table[0])
-        return output
+        return blocks.attend(step, query)
 
     def _probe(
         self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
@@ -244,6 +294,14 @@ class PagedAttention:
             mask = _chunk_mask(row.start, row.end, window, query.device)
             output = scaled_dot_product_attention(mine, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
         return output[0].transpose(0, 1)
+
+
+def _decoding(plan: StepPlan) -> Rows | None:
+    if plan.decode_tables is None:
+        return None
+    assert plan.decode_lengths is not None
+    assert plan.decode_width is not None
+    return Rows(plan.decode_index, plan.decode_owners, plan.decode_tables, plan.decode_lengths, plan.decode_width)
 
 
 def _chunk_mask(start: int, end: int, window: int | None, device: torch.device) -> torch.Tensor:

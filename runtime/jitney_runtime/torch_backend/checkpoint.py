@@ -28,7 +28,14 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     words = ("DefaultCPUAllocator", "Cannot allocate memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
+    return isinstance(error, MemoryError) or of_gpu(error) or any(word in str(error) for word in words)
+
+
+def of_gpu(error: BaseException) -> bool:
+    """Whether the GPU's memory is at its end: the allocator's own error, or the driver's and the libraries' below it, which have none left
+    for what they need themselves."""
+    words = ("CUDA error: out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "ALLOC_FAILED", "CUDA out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from jitney_runtime.kernels.library import Layer, Step, kernels
+from jitney_runtime.kernels.library import Layer, Prompt, Step, kernels
 from jitney_runtime.torch_backend.kv_cache import LayerCache, LayerShape
 
 
@@ -174,24 +174,53 @@ def serves(shape: LayerShape, heads: int, dtype: torch.dtype, device: torch.devi
     return bool(_library().jitney_attention_supports(heads // shape.kv_heads, shape.key_dim, shape.value_dim))
 
 
+class PromptChunk(Protocol):
+    """Tokens first..last of the step, the first of which is number `start` of its sequence; table [1, blocks]."""
+
+    @property
+    def first(self) -> int: ...
+    @property
+    def last(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def table(self) -> torch.Tensor: ...
+
+
 class BlockStep:
     """The step that is running, as the attention kernel sees it: one object for all steps, so that its address stays."""
 
     def __init__(self) -> None:
         self._step = Step()
-        self._kept: tuple[torch.Tensor | None, ...] = ()
+        self._kept: tuple[object, ...] = ()
         self.address = ctypes.addressof(self._step)
 
-    def begin(self, slots: torch.Tensor, index: torch.Tensor | None, tables: torch.Tensor | None, lengths: torch.Tensor | None) -> None:
+    def begin(
+        self,
+        slots: torch.Tensor,
+        index: torch.Tensor | None,
+        tables: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+        prompts: Sequence[PromptChunk] = (),
+    ) -> None:
         """slots [tokens]; index [rows], None when every token is a decoding row; tables [rows, blocks] and lengths [rows].
 
         The tensors are kept until the next step begins.
         """
-        self._kept = (slots, index, tables, lengths)
+        own = [prompt.table.contiguous() for prompt in prompts]
+        listed = (Prompt * len(own))(
+            *(
+                Prompt(table.data_ptr(), prompt.first, prompt.last - prompt.first, prompt.start)
+                for prompt, table in zip(prompts, own, strict=True)
+            )
+        )
+        tensors = (slots, index, tables, lengths)
+        self._kept = (tensors, own, listed)
         step = self._step
-        step.slots, step.index, step.tables, step.lengths = (None if tensor is None else tensor.data_ptr() for tensor in self._kept)
+        step.slots, step.index, step.tables, step.lengths = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
         step.tokens = len(slots)
         step.rows, step.width = (0, 0) if tables is None else tables.shape
+        step.prompts, step.prompt_count = ctypes.addressof(listed), len(own)
 
 
 class BlockAttention:
@@ -203,8 +232,11 @@ class BlockAttention:
         _, block_size, kv_heads, key_dim = cache.keys.shape
         self._value_dim = cache.values.shape[3]
         narrow = cache.keys.dtype is torch.bfloat16
+        # Both lie in the same blocks.
+        assert cache.keys.stride(0) == cache.values.stride(0)
+        block_bytes = cache.keys.stride(0) * cache.keys.itemsize
         memory = (cache.keys.data_ptr(), cache.values.data_ptr())
-        self._layer = Layer(*memory, heads, kv_heads, key_dim, self._value_dim, block_size, narrow, window or 0, scale)
+        self._layer = Layer(*memory, heads, kv_heads, key_dim, self._value_dim, block_size, block_bytes, narrow, window or 0, scale)
         self._address = ctypes.addressof(self._layer)
 
     def store(self, step: BlockStep, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -214,22 +246,13 @@ class BlockAttention:
         _run("store", pointers, (keys.stride(1), keys.stride(0), values.stride(1), values.stride(0)))
 
     def attend(self, step: BlockStep, query: torch.Tensor) -> torch.Tensor:
-        """query [heads, tokens, dim], any strides but the last -> [tokens, heads, value_dim]; the step's decoding rows are written."""
+        """query [heads, tokens, dim], any strides but the last -> [tokens, heads, value_dim], of the step's decoding rows and prompts; what
+        they hold is stored."""
         query = _rows(query)
         output = _empty(query.shape[1], self._heads, self._value_dim)
         pointers = (self._address, step.address, query.data_ptr(), output.data_ptr())
         _run("attend", pointers, (query.stride(1), query.stride(0)))
         return output
-
-    def attend_prompt(self, query: torch.Tensor, output: torch.Tensor, first: int, last: int, start: int, table: torch.Tensor) -> None:
-        """A chunk of a prompt, tokens first..last of the step, whose first one is number `start` of its sequence; table [blocks].
-
-        query as above; output [tokens, heads, value_dim], contiguous, is written at those tokens. The chunk's keys and values are stored.
-        """
-        query, table = _rows(query), table.contiguous()
-        pointers = (self._address, table.data_ptr(), query.data_ptr(), output.data_ptr())
-        numbers = (query.stride(1), query.stride(0), first, last - first, start)
-        _library().jitney_attend_prompt(*pointers, *numbers, torch.get_num_threads())
 
 
 def _float32(tensor: torch.Tensor) -> torch.Tensor:

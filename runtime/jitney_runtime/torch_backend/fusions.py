@@ -1,4 +1,4 @@
-"""Parts of a transformers model replaced by one call of the C kernels each: norms, gated MLPs, projections that read the same input.
+"""Parts of a transformers model replaced by one call of our kernels each: norms, gated MLPs, projections that read the same input.
 
 A part is recognised by what its module holds, and taken only when the replacement gives the same result on random input: a model whose
 class looks alike and computes something else keeps its own code.
@@ -17,12 +17,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from jitney_runtime.torch_backend import cpu_kernels
-from jitney_runtime.torch_backend.linears import NativeLinear
+from jitney_runtime.torch_backend import cpu_kernels, cuda_elementwise
+from jitney_runtime.torch_backend.cuda_program import TYPES
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE = 1e-5
+_CPU = torch.device("cpu")
+# Makes the product that stands for several.
+Product = Callable[[nn.Linear], nn.Module]
+
+
+def _rms_norm(inputs: torch.Tensor, weight: torch.Tensor, epsilon: float, offset: float) -> torch.Tensor:
+    on_cpu = inputs.device.type == "cpu"
+    return (cpu_kernels.rms_norm if on_cpu else cuda_elementwise.rms_norm)(inputs, weight, epsilon, offset)
+
+
+def _silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    return (cpu_kernels.silu_mul if gate_up.device.type == "cpu" else cuda_elementwise.silu_mul)(gate_up)
+
+
+def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return (cpu_kernels.rotary if states.device.type == "cpu" else cuda_elementwise.rotary)(states, cos, sin)
 
 
 class RMSNorm(nn.Module):
@@ -34,7 +50,7 @@ class RMSNorm(nn.Module):
         self.epsilon, self.offset = epsilon, offset
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return cpu_kernels.rms_norm(hidden_states, self.weight, self.epsilon, self.offset)
+        return _rms_norm(hidden_states, self.weight, self.epsilon, self.offset)
 
 
 class GatedMLP(nn.Module):
@@ -45,15 +61,15 @@ class GatedMLP(nn.Module):
         self.gate_up, self.down = gate_up, down
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.down(cpu_kernels.silu_mul(self.gate_up(hidden_states)))
+        output: torch.Tensor = self.down(_silu_mul(self.gate_up(hidden_states)))
         return output
 
 
 class Shared:
     """Linear layers that read the same input, as one product: the first one that is called computes for all. Engine thread only."""
 
-    def __init__(self, layers: list[nn.Linear], kernel: type[NativeLinear]) -> None:
-        self._product = kernel(_stacked(*layers))
+    def __init__(self, layers: list[nn.Linear], product: Product) -> None:
+        self._product = product(_stacked(*layers))
         self._sizes = [layer.out_features for layer in layers]
         self._inputs: torch.Tensor | None = None
         self._outputs: tuple[torch.Tensor, ...] = ()
@@ -89,74 +105,80 @@ class Rotary:
     def __call__(self, query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *more: Any, **named: Any) -> Any:
         if more or named or not torch.is_inference_mode_enabled() or not _rotates(query, cos) or not _rotates(key, cos):
             return self.original(query, key, cos, sin, *more, **named)
-        return cpu_kernels.rotary(query, cos, sin), cpu_kernels.rotary(key, cos, sin)
+        return _rotated(query, cos, sin), _rotated(key, cos, sin)
 
 
 def _rotates(states: torch.Tensor, cos: torch.Tensor) -> bool:
-    if states.dtype is not torch.float32 or cos.dtype is not torch.float32 or states.device.type != "cpu":
+    if states.dtype is not cos.dtype or states.dtype not in (TYPES if states.device.type == "cuda" else (torch.float32,)):
         return False
     return states.dim() == 4 and cos.shape == (1, states.shape[2], states.shape[3])
 
 
-def fuse(model: nn.Module, kernel: type[NativeLinear]) -> None:
-    """Replace what can be in place, joined products with `kernel`; norms are float32, and linear layers not packed yet."""
+def fuse(model: nn.Module, product: Product, device: torch.device = _CPU) -> None:
+    """Replace what can be in place, joined products by what `product` makes of them; linear layers are not packed yet. `device` is where
+    the model will be, wherever it is now; norms are float32 on a CPU."""
     found: Counter[str] = Counter()
-    _fuse_children(model, kernel, found)
-    found["rotary embeddings"] = sum(_rotary(file) for file in {type(module).__module__ for module in model.modules()})
-    logger.info("fused for the C kernels: %s", dict(found))
+    _fuse_children(model, product, device, found)
+    found["rotary embeddings"] = sum(_rotary(file, device) for file in {type(module).__module__ for module in model.modules()})
+    logger.info("fused for our kernels: %s", dict(found))
 
 
-def _fuse_children(parent: nn.Module, kernel: type[NativeLinear], found: Counter[str]) -> None:
+def _fuse_children(parent: nn.Module, product: Product, device: torch.device, found: Counter[str]) -> None:
     """Layer by layer, so that the weights of a replaced part are freed before the next is made."""
-    found["projections"] += _projections(parent, kernel)
+    found["projections"] += _projections(parent, product)
     for name, child in list(parent.named_children()):
-        if made := _norm(child) or _mlp(child, kernel):
+        if made := _norm(child, device) or _mlp(child, product, device):
             setattr(parent, name, made)
             found[type(made).__name__] += 1
         else:
-            _fuse_children(child, kernel, found)
+            _fuse_children(child, product, device, found)
 
 
-def _norm(module: nn.Module) -> RMSNorm | None:
+def _norm(module: nn.Module, device: torch.device = _CPU) -> RMSNorm | None:
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not type(module).__name__.endswith("RMSNorm") or len(list(module.parameters())) != 1 or not isinstance(epsilon, float):
         return None
     if weight is None or weight.dim() != 1 or len(inspect.signature(module.forward).parameters) != 1:
         return None
+    exact = _exact(module, device)
     for offset in (0.0, 1.0):
-        made = RMSNorm(weight.detach(), epsilon, offset)
-        if _same(module, made, weight.shape[0]):
-            return made
+        if _same(exact, RMSNorm(weight.detach().float().to(device), epsilon, offset), weight.shape[0], device):
+            return RMSNorm(weight.detach().to(device), epsilon, offset)
     return None
 
 
-def _mlp(module: nn.Module, kernel: type[NativeLinear]) -> GatedMLP | None:
+def _exact(module: nn.Module, device: torch.device) -> nn.Module:
+    """In float32 and before anything is rounded: a comparison is about what the module computes."""
+    return copy.deepcopy(module).float().to(device)
+
+
+def _mlp(module: nn.Module, product: Product, device: torch.device = _CPU) -> GatedMLP | None:
     layers = _linear_children(module, ("gate_proj", "up_proj", "down_proj"))
     if layers is None or len(list(module.parameters())) != sum(len(list(layer.parameters())) for layer in layers):
         return None
     gate, up, down = layers
-    if gate.out_features % cpu_kernels.width() or gate.out_features != up.out_features or (gate.bias is None) != (up.bias is None):
+    if gate.out_features != up.out_features or (gate.bias is None) != (up.bias is None):
         return None
-    joined = _stacked(gate, up)
-    # Compared in float32 and before anything is rounded: this is about what the module computes.
-    exact = copy.deepcopy(module).float()
-    if not _same(exact, GatedMLP(copy.deepcopy(joined).float(), exact.get_submodule("down_proj")), gate.in_features):
+    if device.type == "cpu" and gate.out_features % cpu_kernels.width():
         return None
-    return GatedMLP(kernel(joined), down)
+    joined, exact = _stacked(gate, up), _exact(module, device)
+    if not _same(exact, GatedMLP(_exact(joined, device), exact.get_submodule("down_proj")), gate.in_features, device):
+        return None
+    return GatedMLP(product(joined), down)
 
 
-def _projections(parent: nn.Module, kernel: type[NativeLinear]) -> int:
+def _projections(parent: nn.Module, product: Product) -> int:
     layers = _linear_children(parent, ("q_proj", "k_proj", "v_proj"))
     if layers is None or len({(layer.in_features, layer.bias is None) for layer in layers}) != 1:
         return 0
-    shared = Shared(layers, kernel)
+    shared = Shared(layers, product)
     for place, (name, layer) in enumerate(zip(("q_proj", "k_proj", "v_proj"), layers, strict=True)):
         setattr(parent, name, SharedLinear(shared, place, layer))
     return 1
 
 
-def _rotary(file: str) -> int:
+def _rotary(file: str, device: torch.device) -> int:
     """Replace the function in a modeling file, where it computes what ours does."""
     namespace = sys.modules[file]
     original = getattr(namespace, "apply_rotary_pos_emb", None)
@@ -164,13 +186,14 @@ def _rotary(file: str) -> int:
         return int(original is not None)
     dim = 16
     query, key, cos, sin = (
-        torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)) for shape in ((4, 3, dim), (2, 3, dim), (3, dim), (3, dim))
+        torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+        for shape in ((4, 3, dim), (2, 3, dim), (3, dim), (3, dim))
     )
     try:
         wanted = original(query, key, cos, sin)
     except Exception:
         return 0
-    found = tuple(cpu_kernels.rotary(states, cos, sin) for states in (query, key))
+    found = tuple(_rotated(states, cos, sin) for states in (query, key))
     if not all(torch.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE) for one, other in zip(wanted, found, strict=True)):
         return 0
     setattr(namespace, "apply_rotary_pos_emb", Rotary(original))  # noqa: B010
@@ -192,10 +215,10 @@ def _stacked(*layers: nn.Linear) -> nn.Linear:
     return made
 
 
-def _same(module: nn.Module, made: nn.Module, dim: int) -> bool:
+def _same(module: nn.Module, made: nn.Module, dim: int, device: torch.device) -> bool:
     """On ordinary input, on input so small that an epsilon decides, and so large that a clamp does."""
     for scale in (1.0, 1e-3, 1e2, 1e4):
-        inputs = torch.randn(1, 3, dim, generator=torch.Generator().manual_seed(0)) * scale
+        inputs = (torch.randn(1, 3, dim, generator=torch.Generator().manual_seed(0)) * scale).to(device)
         try:
             wanted = module(inputs)
         except Exception:

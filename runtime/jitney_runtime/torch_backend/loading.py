@@ -19,9 +19,18 @@ from jitney_runtime.errors import DeviceNotFound, GPUOutOfMemory, JitneyError, N
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend import cpu_kernels
-from jitney_runtime.torch_backend.checkpoint import out_of_memory, read_config, read_eos_tokens, read_tokenizer, read_weights, reading
+from jitney_runtime.torch_backend.checkpoint import (
+    of_gpu,
+    out_of_memory,
+    read_config,
+    read_eos_tokens,
+    read_tokenizer,
+    read_weights,
+    reading,
+)
 from jitney_runtime.torch_backend.cpu_kernels import Format
 from jitney_runtime.torch_backend.cpu_model import use_kernels
+from jitney_runtime.torch_backend.cuda_model import use_cuda
 from jitney_runtime.torch_backend.hub import model_folder
 from jitney_runtime.torch_backend.kv_cache import bytes_per_token
 from jitney_runtime.torch_backend.linears import Precision
@@ -52,9 +61,9 @@ def load(settings: RuntimeSettings, progress: Progress) -> LoadedModel:
         return _load(settings, progress, started)
     except JitneyError:
         raise
-    except torch.cuda.OutOfMemoryError as error:
-        raise GPUOutOfMemory(_gpu_advice(settings, error)) from error
     except Exception as error:
+        if of_gpu(error):
+            raise GPUOutOfMemory(_gpu_advice(settings, error)) from error
         if out_of_memory(error):
             raise OutOfMemory(f"not enough memory for {settings.model}: lower maxNumSeqs or maxModelLen, or give the pod more") from error
         raise
@@ -72,7 +81,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     device = choose_device(settings.device)
     if device.type == "cpu":
         torch.set_num_threads(thread_count())
-    dtype, precision = choose_dtype(settings.dtype, device), choose_precision(settings, device)
+    precision = choose_precision(settings, device)
     trust = settings.trust_remote_code
     folder = model_folder(settings.model, settings.revision, progress, trust)
     progress.loading(0)
@@ -80,20 +89,30 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     if settings.quantization != "none" and getattr(config, "quantization_config", None):
         raise NotSupportedYet(f"{settings.model} is quantized already: set quantization to none")
     tokenizer = read_tokenizer(folder, settings.model, trust)
-    # Weights that are packed as something smaller are read as they are, and keys and values are half as large; what is computed between
-    # the products is float32.
-    stored, kept = (dtype, dtype) if precision is Precision.FLOAT32 else (_stored(config), torch.bfloat16)
-    model = read_weights(folder, settings.model, config, device, stored, progress, trust)
+    # On a CPU, weights that are packed as something smaller are read as they are, and keys and values are half as large; what is computed
+    # between the products is float32.
+    packed = device.type == "cpu" and precision is not Precision.FLOAT32
+    dtype = torch.float32 if packed else choose_dtype(settings.dtype, device)
+    stored = _stored(config) if packed else dtype
+    # What is to become smaller comes to the GPU layer by layer.
+    at = device if precision is Precision.FLOAT32 else torch.device("cpu")
+    model = read_weights(folder, settings.model, config, at, stored, progress, trust)
     if device.type == "cpu":
         precision = use_kernels(model, settings.kernel, precision)
-        gc.collect()
+    else:
+        use_cuda(model, settings.kernel, precision, device)
+    # Not what was chosen before: where no kernel of ours computes rightly, all is float32.
+    kept = torch.bfloat16 if device.type == "cpu" and precision is not Precision.FLOAT32 else dtype
+    gc.collect()
     progress.warming_up()
     with torch.inference_mode():
         with reading(f"models of type {config.model_type} cannot be served", folder):
             runner = TorchRunner(model, device, kept, settings.block_size, settings.kernel)
         scheduler = _scheduler(settings, config, runner, read_eos_tokens(folder, config, tokenizer))
-        runner.allocate(scheduler.pool.count)
+        longest = -(-scheduler.max_model_len // settings.block_size)
+        runner.allocate(scheduler.pool.count, scheduler.max_num_seqs, longest, scheduler.token_budget)
         _warm_up(runner, scheduler)
+        runner.record()
     logger.info(
         "loaded %s in %.1f s on %s as %s: context %d, %d blocks of %d tokens, %d threads",
         *(
@@ -118,13 +137,16 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """Of a model whose weights are kept as they are computed with."""
     if wanted == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
 
 
 def choose_precision(settings: RuntimeSettings, device: torch.device) -> Precision:
-    """What the products are made of on a CPU; FLOAT32 stands for the model's own dtype where our kernels are not used."""
+    """What weights are kept as; FLOAT32 stands for the model's own dtype where no kernels of ours are used for products."""
+    if device.type == "cuda":
+        return _precision_on_cuda(settings, device)
     native = device.type == "cpu" and settings.kernel in ("auto", "native") and cpu_kernels.has(Format.WIDENED)
     if settings.quantization != "none":
         if not native:
@@ -132,7 +154,19 @@ def choose_precision(settings: RuntimeSettings, device: torch.device) -> Precisi
                 f"quantization {settings.quantization} needs a CPU with AVX2 and this runtime's own kernels: use none here"
             )
         return Precision(settings.quantization)
-    return Precision.BFLOAT16 if native and settings.dtype == "bfloat16" else Precision.FLOAT32
+    return Precision.BFLOAT16 if native and settings.dtype in ("auto", "bfloat16") else Precision.FLOAT32
+
+
+def _precision_on_cuda(settings: RuntimeSettings, device: torch.device) -> Precision:
+    if settings.quantization == "none":
+        return Precision.FLOAT32
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        raise NotSupportedYet(
+            f"quantization {settings.quantization} needs a GPU of compute capability 8.0 or later, such as an A10 or L4: use none here"
+        )
+    if settings.dtype == "float32":
+        raise NotSupportedYet(f"quantization {settings.quantization} on a GPU computes in bfloat16 or float16: leave --dtype at auto")
+    return Precision(settings.quantization)
 
 
 def _stored(config: Any) -> torch.dtype:
@@ -178,10 +212,11 @@ def context_window(wanted: int | None, config: Any) -> int:
 
 
 def _warm_up(runner: TorchRunner, scheduler: Scheduler) -> None:
-    """A prompt and a full batch of decodes, so that the first request meets warm kernels. The blocks it writes are overwritten later."""
+    """Prompts and a full batch of decodes, so that the first request meets warm kernels and steps that are recorded already. The blocks it
+    writes are overwritten later."""
     params = SamplingParams(max_tokens=1)
     length = min(runner.block_size, scheduler.max_model_len)
     prompt = ScheduledRow("warm-up", (0,) * length, 0, (0,), True, params, 0)
     decode = ScheduledRow("warm-up", (0,), length - 1, (0,), True, params, 0)
-    for rows in ((prompt,), (decode,), (decode,) * scheduler.max_num_seqs):
+    for rows in ((prompt,), (prompt, decode), (decode,), (decode,) * scheduler.max_num_seqs):
         runner.run(ScheduledBatch(rows))

@@ -11,8 +11,9 @@ _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
 # Of a machine that others use, unless it is told otherwise.
 _OF_SHARED = 0.7
-# Bytes at least, and a share of what is in use.
+# Bytes at least, and a share of what is in use. On a GPU recorded steps and the libraries' work space are still to come.
 _LEFT, _LEFT_OF_TAKEN = 128 * 1024**2, 0.05
+_LEFT_ON_GPU = 768 * 1024**2
 
 
 class Memory(NamedTuple):
@@ -65,7 +66,8 @@ def for_keys_and_values(device: torch.device, share: float | None = None) -> int
     if device.type != "cuda" and (own is None or machine < own.free):
         return int((share or _OF_SHARED) * machine)
     assert own is not None
-    return int(share * own.free) if share else max(0, own.free - max(_LEFT, int(_LEFT_OF_TAKEN * own.taken)))
+    left = _LEFT_ON_GPU if device.type == "cuda" else _LEFT
+    return int(share * own.free) if share else max(0, own.free - max(left, int(_LEFT_OF_TAKEN * own.taken)))
 
 
 def _of_gpu(device: torch.device) -> Memory:

@@ -9,7 +9,8 @@ from torch import nn
 
 from jitney_runtime.engine.model_runner import ScheduledBatch
 from jitney_runtime.errors import NotSupportedYet
-from jitney_runtime.torch_backend.attention import PagedAttention, plan_step
+from jitney_runtime.torch_backend.attention import PagedAttention, StepPlan, plan_step
+from jitney_runtime.torch_backend.graphs import StepGraphs
 from jitney_runtime.torch_backend.kv_cache import LayerShape
 from jitney_runtime.torch_backend.sampler import sample
 from jitney_runtime.torch_backend.tape import Recordings, record_layers
@@ -18,8 +19,8 @@ _PROBE_TOKENS = 3
 # What a layer may look back at. Others (chunked attention for one) reach us as plain calls and would be computed as full attention.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
-# Decode steps of up to so many rows are recorded, one tape per number of rows.
-_RECORDED_ROWS = 32
+# Larger steps are not replayed: beside their kernels a model's Python is nothing, and their buffers are large.
+_RECORDED_TOKENS = 1024
 
 
 class TorchRunner:
@@ -34,6 +35,7 @@ class TorchRunner:
         self.attention = PagedAttention()
         self.attention.attach(model)
         self._recordings: Recordings | None = None
+        self._graphs: StepGraphs | None = None
         self._selects_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._probe()
 
@@ -62,18 +64,33 @@ class TorchRunner:
         if unknown := sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES):
             raise NotSupportedYet(f"{name} has layers of the type {unknown[0]}: Jitney cannot serve it yet")
 
-    def allocate(self, blocks: int) -> None:
-        """Take the KV memory: `blocks` blocks in every layer."""
-        self.attention.allocate(blocks, self.block_size, self.dtype, self.device, self.kernel)
-        if self.attention.native:
-            self._recordings = record_layers(self.model, self.attention.modules, _RECORDED_ROWS)
+    def allocate(self, blocks: int, rows: int = 16, longest: int | None = None, tokens: int = 512) -> None:
+        """Take the KV memory: `blocks` blocks in every layer, for steps of up to `rows` rows and `tokens` tokens whose sequences hold up to
+        `longest` blocks. On a GPU one block more, whose content is nobody's."""
+        spare = 1 if self.device.type == "cuda" else 0
+        self.attention.allocate(blocks + spare, self.block_size, self.dtype, self.device, self.kernel, rows)
+        if self.attention.memory is not None and not self.attention.memory.filled:
+            self.attention.memory.fill_ahead(-1)
+        if self.attention.native and self.device.type == "cpu":
+            self._recordings = record_layers(self.model, self.attention.modules, min(max(rows, tokens), _RECORDED_TOKENS))
+        elif self.attention.native:
+            self._graphs = StepGraphs(self._logits, rows, longest or blocks, blocks, self.block_size, self.device)
+
+    def record(self) -> None:
+        """Once it has run, and its kernels are warm: steps that can be replayed on this device are."""
+        if self._graphs is not None:
+            self._graphs.record()
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> list[int]:
         """One step; a token id per row of `batch.sampled`."""
-        logits = self.forward(batch)
-        if batch.sampled:
-            return sample(logits, batch.sampled)
+        if self._graphs is not None and self._graphs.takes(batch):
+            if (tokens := self._graphs.run(batch)) is not None:
+                return tokens
+        else:
+            logits = self.forward(batch)
+            if batch.sampled:
+                return sample(logits, batch.sampled)
         if self.device.type == "cuda":
             # What the step took is counted as its own.
             torch.cuda.synchronize(self.device)
@@ -81,29 +98,24 @@ class TorchRunner:
 
     def forward(self, batch: ScheduledBatch) -> torch.Tensor:
         """Logits [sampled rows, vocabulary]. Under inference_mode, which `run` enters."""
+        memory = self.attention.memory
+        if memory is not None and not memory.filled:
+            # What lies before a row's new tokens was an earlier step's.
+            memory.fill_ahead(max(max(row.blocks[row.start // self.block_size :]) for row in batch.rows))
         if self._recordings is None:
             return self._forward(batch)
-        self._recordings.begin(0 if any(len(row.tokens) > 1 for row in batch.rows) else len(batch.rows))
+        self._recordings.begin(batch.token_count)
         try:
             return self._forward(batch)
         finally:
             self._recordings.end()
 
     def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
-        plan = plan_step(batch, self.block_size, self.device)
-        self.attention.begin(plan)
-        ids = torch.tensor([[token for row in batch.rows for token in row.tokens]], device=self.device)
-        keep = self._last_places(batch)
-        if self._selects_logits:
-            output: torch.Tensor = self.model(input_ids=ids, position_ids=plan.positions, use_cache=False, logits_to_keep=keep).logits[0]
-            return output
-        output = self.model(input_ids=ids, position_ids=plan.positions, use_cache=False).logits[0]
-        return output[keep]
+        return self._logits(plan_step(batch, self.block_size, self.device))
 
-    def _last_places(self, batch: ScheduledBatch) -> torch.Tensor:
-        places, place = [], -1
-        for row in batch.rows:
-            place += len(row.tokens)
-            if row.sample:
-                places.append(place)
-        return torch.tensor(places, dtype=torch.long, device=self.device)
+    def _logits(self, plan: StepPlan) -> torch.Tensor:
+        """[sampled, vocabulary]."""
+        self.attention.begin(plan)
+        selected = {"logits_to_keep": plan.sampled} if self._selects_logits else {}
+        logits: torch.Tensor = self.model(input_ids=plan.ids, position_ids=plan.positions, use_cache=False, **selected).logits[0]
+        return logits if self._selects_logits else logits[plan.sampled]

@@ -1,99 +1,28 @@
-"""Decode steps recorded once and replayed: the model's Python is run once per number of rows, afterwards the same kernels in one C call.
+"""Steps recorded twice and replayed for any number of tokens: afterwards the same kernels run in one C call, without the model's Python.
 
 Recorded are the layers between the embedding and the final norm, where nearly all Python is. A step can be recorded when everything that is
 computed there is computed by our kernels (and additions): a dispatch mode sees every operator of torch, and one that is neither a view nor
-an addition ends the attempt, for good. The first replay of each tape is compared, bit by bit, with the model's own run of the same step.
+an addition ends the attempt, for good. Two recordings with different numbers of tokens tell what depends on it: all that differs must be a
+multiple of it. The first replay is compared, bit by bit, with the model's own run of the same step, and so is one of many more tokens.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
-from collections.abc import Iterable, Iterator
-from math import prod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jitney_runtime.kernels.library import KERNELS, Call, kernels
 from jitney_runtime.torch_backend import cpu_kernels
+from jitney_runtime.torch_backend.recording import Memory, Steps, Tape, Unlike
 
 logger = logging.getLogger(__name__)
 
-_NUMBERS = {name: number for number, name in enumerate(KERNELS)}
-
-
-class Memory:
-    """Buffers for what a step computes, shared by all tapes: no two run at once. A buffer is free again when no tensor uses it any more."""
-
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
-        self._buffers: list[torch.Tensor] = []
-
-    def empty(self, shape: Iterable[int], rows: int) -> torch.Tensor:
-        """Room for `shape`, from a buffer that is big enough for the same at the highest number of rows."""
-        shape = tuple(shape)
-        count = prod(shape)
-        for buffer in self._buffers:
-            if len(buffer) >= count and _uses(buffer) == _UNUSED:
-                return buffer[:count].view(shape)
-        buffer = torch.empty(-(-count // rows) * self._max_rows)
-        self._buffers.append(buffer)
-        return buffer[:count].view(shape)
-
-
-def _uses(tensor: torch.Tensor) -> int:
-    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
-
-
-_UNUSED = _uses(torch.empty(1))
-
-
-class Tape:
-    """One number of rows: the inputs' places, the calls, the output."""
-
-    def __init__(self, memory: Memory, rows: int) -> None:
-        self._memory, self._rows = memory, rows
-        self._calls: list[Call] = []
-        self._array: ctypes.Array[Call] | None = None
-        self.inputs: list[torch.Tensor] = []
-        self.output: torch.Tensor | None = None
-        self.proven = False
-
-    def empty(self, shape: Iterable[int]) -> torch.Tensor:
-        return self._memory.empty(shape, self._rows)
-
-    def call(self, kernel: str, pointers: tuple[int | None, ...], numbers: tuple[int, ...], floats: tuple[float, ...]) -> None:
-        call = Call(_NUMBERS[kernel])
-        call.pointers[: len(pointers)] = pointers
-        call.numbers[: len(numbers)] = numbers
-        call.floats[: len(floats)] = floats
-        self._calls.append(call)
-
-    def keep(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Copies of the inputs in places that stay."""
-        self.inputs = [tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs]
-        return self.inputs
-
-    def fits(self, inputs: list[torch.Tensor]) -> bool:
-        """Whether a step gives what the recorded one gave."""
-        return [tensor.shape for tensor in inputs] == [tensor.shape for tensor in self.inputs]
-
-    def end(self, output: torch.Tensor) -> None:
-        self.output = output
-        self._array = (Call * len(self._calls))(*self._calls)
-
-    def replay(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-        assert self._array is not None
-        assert self.output is not None
-        for place, tensor in zip(self.inputs, inputs, strict=True):
-            place.copy_(tensor)
-        library = kernels()
-        assert library is not None
-        library.jitney_replay(self._array, len(self._array), torch.get_num_threads())
-        return self.output
+# A step of up to so many times the tokens of one that was proven is not compared with the model's own any more.
+_TRUSTED = 2
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -151,53 +80,61 @@ def _exchange(tree: Any, places: dict[int, torch.Tensor]) -> Any:
 
 
 class Recordings:
-    """All tapes of one model, and what the running step does with them. Engine thread only.
+    """What was recorded of one model, and what the running step does with it. Engine thread only.
 
     The runner calls `begin` before each forward pass and `end` after it, whatever happened; the layers call `enter` in between.
     """
 
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
-        self._memory = Memory(max_rows)
-        self._tapes: dict[int, Tape] = {}
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._memory = Memory(max_tokens)
+        self._first: Tape | None = None
+        self._steps: Steps | None = None
         self._possible = True
         # Of the running step:
+        self._tokens = 0
         self._tape: Tape | None = None
+        self._replays = False
         self._watch: _Watch | None = None
-        self._rows = 0
         self._inputs: list[torch.Tensor] = []
         self._places: dict[int, torch.Tensor] = {}
         self._previous: Any = None
         self._expected: torch.Tensor | None = None
 
-    def begin(self, rows: int) -> None:
-        """A step of `rows` decoding rows and nothing else begins; 0 for any other step."""
-        self._tape = None
-        if self._possible and 0 < rows <= self._max_rows:
-            self._tape = self._tapes.get(rows) or Tape(self._memory, rows)
-            self._rows = rows
+    def begin(self, tokens: int) -> None:
+        """A step of so many tokens begins."""
+        self._tokens, self._tape = tokens, None
+        usable = self._possible and tokens <= self._max_tokens
+        self._replays = usable and self._steps is not None
+        # One token has strides that say nothing about more.
+        if usable and self._steps is None and tokens > 1 and (self._first is None or self._first.tokens != tokens):
+            self._tape = Tape(self._memory, tokens)
 
     def end(self) -> None:
-        """The step is over. One that broke off in the middle of a recording leaves none."""
+        """The step is over. One that broke off in the middle of a recording leaves none, nor buffers that somebody may still hold."""
         if self._watch is not None:
             self._leave()
-        self._tape, self._expected, self._previous = None, None, None
+            self._forget()
+        self._tape, self._replays, self._expected, self._previous = None, False, None, None
         self._inputs, self._places = [], {}
 
     def enter(self, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
         """What layer number `place` answers in this step."""
+        if place == 0 and self._replays and self._steps and not self._steps.fits(_floats(hidden, args, kwargs), self._tokens):
+            self._replays = False
+        if self._replays and self._steps:
+            return self._replay(self._steps, layer, place, last, hidden, args, kwargs)
         tape = self._tape
         if tape is None:
             return layer(hidden, *args, **kwargs)
-        if tape.output is not None and place == 0 and not tape.fits(_floats(hidden, args, kwargs)):
-            self._tape = None
-            return layer(hidden, *args, **kwargs)
-        if tape.output is not None:
-            return self._replay(tape, layer, place, last, hidden, args, kwargs)
         if place == 0:
             # Kept while their ids stand for them.
             self._inputs = _floats(hidden, args, kwargs)
-            self._places = dict(zip(map(id, self._inputs), tape.keep(self._inputs), strict=True))
+            try:
+                self._places = dict(zip(map(id, self._inputs), tape.keep(self._inputs), strict=True))
+            except Unlike:
+                self._give_up("its layers have other inputs in each step")
+                return layer(hidden, *args, **kwargs)
             self._watch = _Watch()
             cpu_kernels.record(tape)
             self._watch.__enter__()  # type: ignore[no-untyped-call]
@@ -205,8 +142,8 @@ class Recordings:
             self._watch.spoiled = self._watch.spoiled or strange
         output = layer(*_exchange((hidden, *args), self._places), **_exchange(kwargs, self._places))
         self._previous = output
-        if last:
-            self._finish(tape, output)
+        if last and self._watch is not None:
+            self._finish(tape, self._watch, output)
         return output
 
     def _strange(self, hidden: torch.Tensor, args: Any, kwargs: Any) -> str | None:
@@ -217,30 +154,35 @@ class Recordings:
             return "a layer with an input that the first one does not have"
         return None
 
-    def _replay(self, tape: Tape, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
-        if not tape.proven:
-            # And the model's own run, which answers: it does not use the tape's memory, and what it stores in the cache is the same.
+    def _replay(self, steps: Steps, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
+        if self._tokens > _TRUSTED * steps.proven:
+            # And the model's own run, which answers: it does not use the recordings' memory, and what it stores in the cache is the same.
             if place == 0:
-                self._expected = tape.replay(_floats(hidden, args, kwargs)).clone()
+                self._expected = steps.replay(_floats(hidden, args, kwargs), self._tokens).clone()
             output = layer(hidden, *args, **kwargs)
             if last:
-                tape.proven = isinstance(output, torch.Tensor) and torch.equal(output, self._expected)  # type: ignore[arg-type]
-                if not tape.proven:
+                if isinstance(output, torch.Tensor) and torch.equal(output, self._expected):  # type: ignore[arg-type]
+                    steps.proven = self._tokens
+                else:
                     self._give_up("a replayed step differs from the model's own")
             return output
         if place > 0:
             return hidden
-        return tape.replay(_floats(hidden, args, kwargs))
+        return steps.replay(_floats(hidden, args, kwargs), self._tokens)
 
-    def _finish(self, tape: Tape, output: Any) -> None:
-        watch = self._watch
-        assert watch is not None
+    def _finish(self, tape: Tape, watch: _Watch, output: Any) -> None:
         self._leave()
         if watch.spoiled or not isinstance(output, torch.Tensor):
             self._give_up(f"it computes {watch.spoiled or 'more than one output'} between its layers' kernels")
-            return
-        tape.end(output)
-        self._tapes[self._rows] = tape
+        elif not tape.end(output):
+            self._give_up("its last layer gives what no kernel computed")
+        elif self._first is None:
+            self._first = tape
+        else:
+            try:
+                self._steps = Steps(self._memory, self._first, tape)
+            except Unlike:
+                self._give_up("two steps differ in more than their numbers of tokens")
 
     def _leave(self) -> None:
         assert self._watch is not None
@@ -249,9 +191,12 @@ class Recordings:
         cpu_kernels.record(None)
 
     def _give_up(self, why: str) -> None:
-        logger.info("decode steps are not recorded for this model: %s", why)
-        self._possible = False
-        self._tapes.clear()
+        logger.info("steps are not recorded for this model: %s", why)
+        self._possible, self._replays, self._tape = False, False, None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._first, self._steps, self._memory = None, None, Memory(self._max_tokens)
 
 
 class RecordedLayer(nn.Module):
@@ -272,11 +217,11 @@ class RecordedLayer(nn.Module):
         return self._recordings.enter(self.layer, self._place, self._last, hidden_states, args, kwargs)
 
 
-def record_layers(model: nn.Module, attending: set[int], max_rows: int) -> Recordings | None:
+def record_layers(model: nn.Module, attending: set[int], max_tokens: int) -> Recordings | None:
     """Exchange the decoder's layers, in place. `attending`: ids of the attention modules; None where no list has one in each layer."""
     for stack in model.modules():
         if isinstance(stack, nn.ModuleList) and len(stack) == len(attending) and all(_attends(layer, attending) for layer in stack):
-            recordings = Recordings(max_rows)
+            recordings = Recordings(max_tokens)
             for place, layer in enumerate(list(stack)):
                 stack[place] = RecordedLayer(recordings, layer, place, place == len(stack) - 1)
             return recordings

@@ -19,11 +19,13 @@ from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend import attention, cpu_kernels, linears, loading
 from jitney_runtime.torch_backend.attention import plan_step
+from jitney_runtime.torch_backend.cpu_kernels import BlockAttention, BlockStep, Format, Packed
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.linears import BFloat16Linear, Int8Linear, NativeLinear, PackedLinear, Precision, WidenedLinear
 from jitney_runtime.torch_backend.runner import TorchRunner
 from support.models import TINY, smollm2, smollm2_folder, tiny_model
 from support.parity import batched_answers, random_prompts
+from support.verdict import TOTAL
 
 attention.register()
 CPU = torch.device("cpu")
@@ -114,7 +116,7 @@ def test_the_real_model_is_hardly_worse():
         found = logits(runner_for(smollm2(attention.NAME), precision), ids)
         ratio = perplexity(found, ids) / perplexity(alone, ids)
         same = float((found.argmax(-1) == alone.argmax(-1)).float().mean())
-        print(f"{precision}: perplexity {ratio:.4f} of float32's, {same:.3f} of the tokens the same")
+        TOTAL.told.append(f"{precision}: perplexity {ratio:.4f} of float32's, {same:.3f} of the best tokens the same")
         assert 0.97 < ratio < most
         assert same > least
 
@@ -166,6 +168,42 @@ def test_a_kernel_that_is_wrong_is_not_used(kernel: str, monkeypatch: pytest.Mon
     assert "the native kernel failed its self-check" in caplog.text
 
 
+def test_attention_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """One number of a prompt's second chunk, or of an answer's token; and what is used instead answers the same."""
+    model = tiny_model("llama", attention.NAME)
+    use_kernels(model, "native")
+    with torch.inference_mode():
+        right = TorchRunner(model, CPU, torch.float32, 16, "native")
+        right.allocate(8)
+        assert right.attention.native
+        row = ScheduledRow("p", tuple(range(1, 30)), 0, (3, 2), True, SamplingParams(1), 0)
+        wanted = right.forward(ScheduledBatch((row,))).clone()
+    attend = BlockAttention.attend
+    for tokens in (1, 65):
+
+        def wrong(self: BlockAttention, step: BlockStep, query: torch.Tensor, tokens: int = tokens) -> torch.Tensor:
+            output = attend(self, step, query)
+            if len(output) == tokens:
+                output[0, 0, 3] += 0.5
+            return output
+
+        monkeypatch.setattr(BlockAttention, "attend", wrong)
+        caplog.clear()
+        with torch.inference_mode():
+            runner = TorchRunner(model, CPU, torch.float32, 16, "native")
+            runner.allocate(8)
+            assert not runner.attention.native
+            assert "the attention kernel failed its self-check" in caplog.text
+            assert torch.allclose(runner.forward(ScheduledBatch((row,))), wanted, atol=1e-4)
+
+
+def test_a_kernel_that_was_asked_for_is_taken_whatever_the_clock_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(linears, "_seconds", lambda *_: pytest.fail("nothing is timed"))
+    model = tiny_model("llama", attention.NAME).bfloat16()
+    chosen = linears.choose_kernel(model, "native", Precision.BFLOAT16)
+    assert chosen is (BFloat16Linear if cpu_kernels.has(Format.BFLOAT16) else WidenedLinear)
+
+
 def test_what_no_kernel_computes_is_refused_or_stays_float32(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     """A pod that was sized for int8 has no room for more; bfloat16 was nobody's promise."""
     for kernel in (Int8Linear, BFloat16Linear, WidenedLinear):
@@ -200,3 +238,19 @@ def test_the_fastest_is_taken_and_the_log_says_so(monkeypatch: pytest.MonkeyPatc
     figures[linears.OneDNNLinear] = 1.9
     assert linears.choose_kernel(tiny_model("llama", attention.NAME), "auto") is NativeLinear
     assert "linear layers: onednn of" in caplog.text
+
+
+def test_a_large_layer_is_judged_by_a_part_of_it(monkeypatch: pytest.MonkeyPatch):
+    """Copies of a large vocabulary, one for each candidate, would be the most memory that a pod ever takes."""
+    packed: list[int] = []
+    pack = cpu_kernels.pack
+
+    def counted(weight: torch.Tensor, form: Format) -> Packed:
+        packed.append(weight.numel())
+        return pack(weight, form)
+
+    monkeypatch.setattr(linears, "_JUDGED", 2000)
+    monkeypatch.setattr(cpu_kernels, "pack", counted)
+    model = tiny_model("llama", attention.NAME)
+    assert linears.choose_kernel(model, "auto", Precision.BFLOAT16) is not None
+    assert max(layer.weight.numel() for layer in model.modules() if type(layer) is nn.Linear) > 2000 >= max(packed)

@@ -38,7 +38,9 @@ MOST = 18
 @pytest.fixture(scope="module")
 def smollm2_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeProcess]:
     folder = tmp_path_factory.mktemp("runtime")
-    arguments = ("--model", str(smollm2_folder()), "--served-model-name", "smollm2", "--max-model-len", "2048", "--max-waiting", "2")
+    arguments = ["--model", str(smollm2_folder()), "--served-model-name", "smollm2", "--max-model-len", "2048", "--max-waiting", "2"]
+    # As `generate` computes.
+    arguments += ["--dtype", "float32"]
     started = time.monotonic()
     with running_runtime(folder, *arguments) as runtime:
         seen = runtime.wait_ready()

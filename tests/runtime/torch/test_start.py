@@ -79,13 +79,15 @@ def test_a_damaged_weights_file(tiny_folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "memory"), [(4.0, 3.0), (1.5, 3.5)], ids=["the file cannot be mapped", "the weights cannot be allocated"]
+    ("gigabytes", "memory", "dtype"),
+    [(4.0, 3.0, "auto"), (1.5, 3.5, "float32"), (1.5, 2.5, "auto")],
+    ids=["the file cannot be mapped", "the weights cannot be allocated", "the weights cannot be packed"],
 )
-def test_weights_that_do_not_fit_into_memory(tmp_path: Path, gigabytes: float, memory: float):
+def test_weights_that_do_not_fit_into_memory(tmp_path: Path, gigabytes: float, memory: float, dtype: str):
     """bfloat16 in the file, float32 in memory: twice as much. The limit is the kernel's, on what the process may allocate and map."""
     folder = save_hollow(tmp_path / "model", gigabytes)
     assert sum(file.stat().st_blocks * 512 for file in folder.iterdir()) < 20 * MIB
-    code, line = start_error(tmp_path, "--model", str(folder), memory=int(memory * 2**30))
+    code, line = start_error(tmp_path, "--model", str(folder), "--dtype", dtype, memory=int(memory * 2**30))
     assert (code, line) == (14, f"OutOfMemory: not enough memory for {folder}: lower maxNumSeqs or maxModelLen, or give the pod more")
 
 

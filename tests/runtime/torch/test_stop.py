@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from hub.server import running_hub
 from support.models import save_tiny, smollm2_folder
@@ -61,6 +62,18 @@ async def events(lines: AsyncIterator[str]) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) async for line in lines if line.startswith("data: {")]
 
 
+async def refused_when_heard(url: str) -> None:
+    """A server that hung up on what is still being sent would take its answer back with it."""
+    address = httpx.URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 0.2)
+    writer.write(b"{}")
+    assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+    writer.close()
+
+
 async def test_while_it_answers(tmp_path: Path):
     """Readiness goes at once, requests are taken for a while and then refused, and whoever was let in is answered.
 
@@ -94,6 +107,7 @@ async def test_while_it_answers(tmp_path: Path):
                 assert taken > 0
                 assert (late.status_code, late.headers["connection"]) == (503, "close")
                 assert (await client.get(f"{runtime.url}/livez")).status_code == 200
+                await refused_when_heard(runtime.url)
                 chunks = await events(lines)
                 assert chunks[-1]["choices"][0]["finish_reason"] == "length"
             assert runtime.process.poll() is None

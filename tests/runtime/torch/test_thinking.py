@@ -35,7 +35,8 @@ def test_thinking_or_not_are_two_prompts(tmp_path: Path):
     (folder / "chat_template.jinja").unlink()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert not tokenizer.chat_template
-    with running_runtime(tmp_path, "--model", str(folder), "--served-model-name", "m", "--chat-template", TEMPLATE) as runtime:
+    arguments = ("--model", str(folder), "--served-model-name", "m", "--dtype", "float32", "--chat-template", TEMPLATE)
+    with running_runtime(tmp_path, *arguments) as runtime:
         runtime.wait_ready()
         assert "no chat template" not in runtime.log
         asked = {"model": "m", "temperature": 0, "max_tokens": 8}

@@ -391,7 +391,8 @@ def _affinity(namespace: Namespace, gateway: Gateway, folder: Path) -> list[Row]
     """The replicas have different random weights, so that an answer tells who gave it: each is asked afterwards what it would have said."""
     _say(f"{SHARING} chats with {BEGINNINGS} beginnings at {REPLICAS} replicas")
     models = [save_tiny(folder / f"weights-{seed}", vocab_size=49152, max_position_embeddings=1024, seed=seed) for seed in range(REPLICAS)]
-    with _runtimes(folder, "sharing", models) as runtimes:
+    # Alone and in company an answer is the same text.
+    with _runtimes(folder, "sharing", models, "--dtype", "float32") as runtimes:
         through = _tell(namespace, gateway, "sharing", [_port(runtime) for runtime in runtimes])
         asked = _beginnings()
         given = asyncio.run(_ask_in_turn(through, [messages for _, messages in asked]))

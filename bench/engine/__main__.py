@@ -99,6 +99,7 @@ def _whole(bench: Bench, rows: tuple[str, ...], again: bool, fresh: bool) -> dic
     if kept.begun_anew:
         say("the machine or the runtime has changed since the last run: every row is measured anew")
     found = {row: one for row in ROWS if (one := kept.get(row, bench.peers)) is not None}
+    bench.speeds = _tried(found)
     for row in rows:
         if again or row not in found:
             say(f"row {row}")
@@ -106,10 +107,14 @@ def _whole(bench: Bench, rows: tuple[str, ...], again: bool, fresh: bool) -> dic
             kept.put(row, bench.peers, found[row])
             for check in found[row].checks:
                 say(f"  {' '.join(check.cells())}")
-        bench.speeds = found["settings"].figures["speeds"] if "settings" in found else {}
+        bench.speeds = _tried(found)
         ordered = {name: found[name] for name in ROWS if name in found}
         results.write(ordered, [name for name in ROWS if name not in found], bench.peers, kept.dates)
     return {name: found[name] for name in ROWS if name in found}
+
+
+def _tried(found: Mapping[str, Found]) -> dict[str, dict[str, float]]:
+    return dict(found["settings"].figures["speeds"]) if "settings" in found else {}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -39,6 +40,9 @@ def main() -> None:
     except StartError as error:
         print(json.dumps({"refused": f"{error.reason}: {error}"}), file=answers)
         return
+    # As the server does.
+    gc.collect()
+    gc.freeze()
     print(json.dumps({"ready": True}), file=answers)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -97,6 +101,27 @@ class Work:
         self._engine.step()
         return statistics.median(seconds[BEFORE:])
 
+    def reading(self) -> float:
+        """Seconds in which a GPU reads as many bytes as the weights of a step, by a measured copy that reads and writes."""
+        import torch
+
+        model = self._loaded.runner.model
+        table = model.get_input_embeddings().weight  # type: ignore[operator]
+        tied = getattr(model.get_output_embeddings(), "weight", None) is table  # type: ignore[operator]
+        # A table that scores as well is read; one that only gives its rows is not.
+        held = {tensor.data_ptr(): tensor.nbytes for module in model.modules() for tensor in _held(module)}
+        total = sum(held.values()) - (0 if tied else table.nbytes)
+        source = torch.empty(2**30, dtype=torch.uint8, device=table.device).random_()
+        target = torch.empty_like(source)
+        best = float("inf")
+        for _ in range(10):
+            torch.cuda.synchronize()
+            begun = time.perf_counter()
+            target.copy_(source)
+            torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - begun)
+        return total / (2 * source.nbytes / best)
+
     def floor(self, rows: int) -> float:
         """Seconds that all linear layers take alone for `rows` rows, with the kernels in use: the median of passes.
 
@@ -120,7 +145,7 @@ class Work:
             return min(statistics.median(_seconds(way) for _ in range(PASSES)) for way in ways)
 
     def _linear_layers(self) -> list[Any]:
-        """Of one step, seen by a hook: some stand behind others and are nobody's child. A prompt's step is never replayed."""
+        """Of one step that is not replayed, seen by a hook: some stand behind others and are nobody's child."""
         import torch
 
         from jitney_runtime.torch_backend.linears import PackedLinear
@@ -131,12 +156,15 @@ class Work:
             if isinstance(module, (torch.nn.Linear, PackedLinear)):
                 seen.append(module)
 
+        runner = self._loaded.runner
+        recordings, runner._recordings = runner._recordings, None
         hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
         try:
             self._add([1, 2, 3], 1)
             self._engine.step()
         finally:
             hook.remove()
+            runner._recordings = recordings
         return seen
 
     def text(self, text: str, rows: int) -> dict[str, Any]:
@@ -166,7 +194,7 @@ class Work:
             )
             with torch.inference_mode():
                 scores = self._loaded.runner.forward(ScheduledBatch(batch)).float().log_softmax(dim=-1)
-                following = torch.tensor([part[place + 1] for part in parts])
+                following = torch.tensor([part[place + 1] for part in parts], device=scores.device)
                 lost -= scores.gather(1, following[:, None]).double().sum().item()
                 best += scores.argmax(dim=-1).tolist()
         return {"lost": lost, "count": len(best), "best": best}
@@ -183,6 +211,17 @@ class Work:
         return list(answers.values())
 
 
+def _held(module: Any) -> list[Any]:
+    """The tensors that a module itself computes with: parameters, narrow weights, and a product that stands for several layers."""
+    found = list(module.parameters(recurse=False))
+    packed = getattr(module, "packed", None)
+    found += [tensor for tensor in packed or () if hasattr(tensor, "nbytes")]
+    shared = getattr(module, "_shared", None)
+    if shared is not None and getattr(module, "_place", None) == 0:
+        found += _held(shared._product)
+    return found
+
+
 def _seconds(way: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     way()
@@ -193,11 +232,12 @@ def _recorded(through: Callable[[], None], rows: int) -> Callable[[], Any] | Non
     """The same kernels in one call of C; None where these are not the C kernels."""
     import torch
 
-    from jitney_runtime.kernels.library import kernels
+    from jitney_runtime.kernels.library import Call, kernels
     from jitney_runtime.torch_backend import cpu_kernels
-    from jitney_runtime.torch_backend.tape import Memory, Tape
+    from jitney_runtime.torch_backend.recording import Memory, Tape
 
-    if kernels() is None:
+    library = kernels()
+    if library is None:
         return None
     tape = Tape(Memory(rows), rows)
     cpu_kernels.record(tape)
@@ -205,10 +245,15 @@ def _recorded(through: Callable[[], None], rows: int) -> Callable[[], Any] | Non
         through()
     finally:
         cpu_kernels.record(None)
-    if not tape._calls:
+    if not tape.calls:
         return None
-    tape.end(torch.empty(0))
-    return lambda: tape.replay([])
+    calls = (Call * len(tape.calls))(*tape.calls)
+
+    def replay(kept: Tape = tape) -> None:
+        """`kept` holds the buffers."""
+        library.jitney_replay(calls, len(calls), torch.get_num_threads())
+
+    return replay
 
 
 if __name__ == "__main__":

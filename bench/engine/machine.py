@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.engine.servers import PEERS, WHAT_TO_NAME
+from jitney_runtime.torch_backend.threads import thread_count
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,8 +29,7 @@ def cpu_flags() -> frozenset[str]:
 def described() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     told = sorted(cpu_flags() & {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16"})
-    cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {_cpuinfo('model name')} ({', '.join(told)}), {memory:.0f} GiB, Linux {platform.release()}"
+    return f"{thread_count()} cores of {_cpuinfo('model name')} ({', '.join(told)}), {memory:.0f} GiB, Linux {platform.release()}"
 
 
 def versions(peers: tuple[str, ...]) -> str:
@@ -46,9 +46,10 @@ def versions(peers: tuple[str, ...]) -> str:
 
 
 def subject() -> str:
-    """Changes with the machine and with the runtime: what was measured of another one is no row of this run."""
+    """Changes with the machine, the runtime, its packages and the bench: what was measured otherwise is no row of this run."""
     digest = hashlib.sha256(described().encode())
-    for file in sorted((ROOT / "runtime" / "jitney_runtime").rglob("*")):
-        if file.suffix in (".py", ".c", ".h"):
+    sources = [*(ROOT / "runtime" / "jitney_runtime").rglob("*"), *(ROOT / "bench" / "engine").rglob("*"), ROOT / "uv.lock"]
+    for file in sorted(sources):
+        if file.suffix in (".py", ".c", ".h", ".lock"):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

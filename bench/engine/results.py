@@ -75,7 +75,7 @@ def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...
         "# The engine beside its peers",
         f"Written by `make bench`. SmolLM2-135M on {machine.described()}. {dates[0]} to {dates[-1]} UTC." if dates else "",
         f"{machine.versions(peers)}.",
-        "Every peer is at its best setting for the work, by the trial below; servers take turns, and ratios are medians over the rounds.",
+        _how("settings" in found),
         checks_table(checks),
         "## Missed" if missed else "Every must is kept.",
         "\n".join(missed),
@@ -86,6 +86,11 @@ def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...
         TRIED.read_text().strip() if TRIED.is_file() else "",
     ]
     (FOLDER / "RESULTS.md").write_text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _how(tried: bool) -> str:
+    settings = "at its best setting for the work, by the trial below" if tried else "at the first of its settings: none was tried"
+    return f"Every peer is {settings}; servers take turns, and ratios are medians over the rounds."
 
 
 def _speeds(found: dict[str, Found]) -> list[str]:
@@ -142,6 +147,7 @@ def _charts(found: dict[str, Found]) -> list[str]:
         places = sorted({place for line in series.values() for place in line})
         rows = [(name, *(f"{line[place]:.1f}" if place in line else "-" for place in places)) for name, line in series.items()]
         made += [f"## {title}", f"![{title}](charts/{row}.svg)", table((f"{up} at", *(f"{place:g}" for place in places)), rows)]
+        made += [f"{name} has no more points: {words}" for name, words in found[row].figures["failed"].items()]
     return made
 
 

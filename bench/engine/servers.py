@@ -17,11 +17,12 @@ from bench.engine.model import gguf, model_folder
 from bench.engine.processes import Refused, Started, started
 from bench.engine.progress import say, telling
 from cluster import ports
+from jitney_runtime.torch_backend.threads import thread_count
 
 # What ours is called by clients, and Xinference's, which has a name for each model.
 NAME = "bench"
 # Threads for who asks for a number.
-CORES = len(os.sched_getaffinity(0))
+CORES = thread_count()
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,13 @@ def _ours(setting: str, *flags: str) -> Server:
 
 
 FLAGS: Mapping[str, tuple[str, ...]] = {
+    # bfloat16, where a CPU has AVX2.
     "none": (),
-    "bfloat16": ("--dtype", "bfloat16"),
+    "float32": ("--dtype", "float32"),
     "int8": ("--quantization", "int8"),
     "int4": ("--quantization", "int4"),
 }
-NONE, BFLOAT16, INT8, INT4 = (_ours(setting, *flags) for setting, flags in FLAGS.items())
+NONE, FLOAT32, INT8, INT4 = (_ours(setting, *flags) for setting, flags in FLAGS.items())
 UNSHARED = _ours("none, no prefix cache", "--prefix-cache", "false")
 
 # vLLM. PyPI's build for CPUs belongs to one version of torch; what goes with it for pictures and sound has none that fits.

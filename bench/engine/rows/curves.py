@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from bench.engine import load, work
 from bench.engine.bench import LONG, TOGETHER, Bench, Found
@@ -27,6 +27,7 @@ def throughput(bench: Bench) -> Found:
         CONCURRENT,
         lambda count: ([work.short(number) for number in range(count)], count),
         lambda heard: Round.of(heard).speed,
+        bench.fleet.refused,
     )
 
 
@@ -34,7 +35,12 @@ def step_time(bench: Bench) -> Found:
     """Milliseconds of a step of 16."""
     sides = bench.fleet.sides([*OURS, *bench.best(LONG)])
     return _points(
-        sides, "tokens of context", CONTEXTS, lambda length: ([work.long(number, length, TOKENS) for number in range(ROWS)], ROWS), step
+        sides,
+        "tokens of context",
+        CONTEXTS,
+        lambda length: ([work.long(number, length, TOKENS) for number in range(ROWS)], ROWS),
+        step,
+        bench.fleet.refused,
     )
 
 
@@ -54,10 +60,11 @@ def _points(
     places: tuple[int, ...],
     make: Callable[[int], tuple[list[Chat], int]],
     figure: Callable[[list[Heard]], float | None],
+    refused: Mapping[str, str],
 ) -> Found:
     """Each server's figure at each place, in turns; a warm-up first. A server that fails once has no more points."""
     points: dict[str, dict[str, float]] = {}
-    failed: dict[str, str] = {}
+    failed = dict(refused)
     left = list(sides)
     for number, place in enumerate((places[0], *places)):
         for side in list(left):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from bench.engine.bench import Bench, Found
@@ -25,26 +26,35 @@ def floor(bench: Bench) -> Found:
         what = f"decode step of 16, {setting}, times its linear layers alone, at context"
         try:
             with working(f"engine-{setting}", model_folder(), bench.scratch, "--max-model-len", "2048", *flags) as worker:
-                floors, steps = _measured(worker, setting)
+                floors, pairs = _measured(worker, setting, bench.rounds)
         except Refused as error:
             checks.append(Check("7", f"{what} {CONTEXTS[0]}", None, must=1.6 if judged else None, most=True, note=str(error)))
             continue
-        low = floors["16"]
-        say(f"  {setting}: floor {1000 * low:.1f} ms, steps {', '.join(f'{1000 * one:.1f} ms at {at}' for at, one in steps.items())}")
-        figures[setting] = {"floor": floors, "step": {str(at): one for at, one in steps.items()}}
-        for context, seconds in steps.items():
+        figures[setting] = {"floor": floors, "step": {str(context): [step for step, _ in found] for context, found in pairs.items()}}
+        for context, found in pairs.items():
             must, aim = (1.6, 1.3) if judged and context == CONTEXTS[0] else (None, None)
-            note = f"{1000 * seconds:.1f} and {1000 * low:.1f} ms"
-            checks.append(Check("7", f"{what} {context:,}", seconds / low, must=must, aim=aim, most=True, note=note))
+            step, low = (1000 * statistics.median(side) for side in zip(*found, strict=True))
+            say(f"  {setting}: {', '.join(f'{1000 * one:.1f}/{1000 * other:.1f}' for one, other in found)} ms at {context}")
+            ratio = statistics.median(one / other for one, other in found)
+            checks.append(Check("7", f"{what} {context:,}", ratio, must=must, aim=aim, most=True, note=f"{step:.1f} and {low:.1f} ms"))
     return Found(checks, figures)
 
 
-def _measured(worker: Worker, setting: str) -> tuple[dict[str, float], dict[int, float]]:
-    """Seconds of all linear layers by the number of rows, and of a step by its context. The floor is taken on both sides of what is
-    compared with it, because the machine's mood changes."""
+def _measured(worker: Worker, setting: str, rounds: int) -> tuple[dict[str, float], dict[int, list[tuple[float, float]]]]:
+    """Seconds of all linear layers by the number of rows; and by context the pairs of a step and its floor. Each step is compared with the
+    mean of what was measured right before and right after it, because the machine's mood changes; a first round warms up."""
     with telling(f"the floor and the steps of {setting}"):
-        lows, steps = [worker.ask("floor", rows=ROWS)], {}
-        for context in CONTEXTS:
-            steps[context] = worker.ask("decode", rows=ROWS, context=context)
-            lows.append(worker.ask("floor", rows=ROWS))
-        return {"1": worker.ask("floor", rows=1), "16": min(lows), "64": worker.ask("floor", rows=64)}, steps
+        pairs: dict[int, list[tuple[float, float]]] = {context: [] for context in CONTEXTS}
+        before = worker.ask("floor", rows=ROWS)
+        for number in range(1 + 2 * rounds):
+            for context, found in pairs.items():
+                step = worker.ask("decode", rows=ROWS, context=context)
+                after = worker.ask("floor", rows=ROWS)
+                if number:
+                    found.append((step, (before + after) / 2))
+                before = after
+                if number > rounds and context == CONTEXTS[0]:
+                    # The judged one twice as often: the other's prompts are long.
+                    break
+        low = statistics.median(floor for found in pairs.values() for _, floor in found)
+        return {"1": worker.ask("floor", rows=1), "16": low, "64": worker.ask("floor", rows=64)}, pairs

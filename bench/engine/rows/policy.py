@@ -12,6 +12,7 @@ from bench.engine.progress import say
 from jitney_runtime.engine.block_pool import BlockPool
 from jitney_runtime.engine.engine import Engine
 from jitney_runtime.engine.model_runner import ScheduledBatch
+from jitney_runtime.engine.pace import Pace
 from jitney_runtime.engine.scheduler import Scheduler
 from jitney_runtime.engine.sequence import SamplingParams, Sequence
 
@@ -54,7 +55,7 @@ def policy(bench: Bench) -> Found:
 def _steps(count: int) -> list[float]:
     """Seconds of each step without the runner's. A sequence comes when another has ended, so that some always wait."""
     runner = Nothing()
-    engine = Engine(Scheduler(BlockPool(ROWS * WINDOW // BLOCK, BLOCK), ROWS, 512, WINDOW, frozenset()), runner)
+    engine = Engine(Scheduler(BlockPool(ROWS * WINDOW // BLOCK, BLOCK), ROWS, 512, WINDOW, frozenset(), Pace()), runner)
     dice, params = random.Random(5), SamplingParams(max_tokens=TOKENS, ignore_eos=True)
     added, seconds = 0, []
 

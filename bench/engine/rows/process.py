@@ -17,7 +17,7 @@ from bench.engine.servers import Server, serving
 
 # Bytes for keys and values, which a round of chats fills nearly whole: what nobody wrote takes no memory. And the window that fits.
 KEYS_AND_VALUES, WINDOW = 96_000_000, 256
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def start(bench: Bench) -> Found:
@@ -47,11 +47,11 @@ def memory(bench: Bench) -> Found:
     try:
         with serving(server, ROWS, WINDOW, bench.scratch) as process:
             load.answers(Side(server, process), TOGETHER.chats(TOGETHER.count), ROWS)
-            held, said = process.anonymous(), re.findall(r" on cpu as torch\.(\w+)", process.log.read_text())
+            held, said = process.anonymous(), re.findall(r" on cpu as (?:torch\.)?(\w+)", process.log.read_text())
             count = len(process.members())
     except (Refused, Failed) as error:
         return Found([Check("10", what, None, "MB", must=700.0, aim=500.0, most=True, note=str(error))])
-    dtype = said[-1] if said else "float32"
+    dtype = said[-1]
     weights = (model_folder() / "model.safetensors").stat().st_size // 4 * BYTES[dtype]
     above = (held - weights - KEYS_AND_VALUES) / 1e6
     parts = f"{weights / 1e6:.0f} of weights ({dtype}), {KEYS_AND_VALUES / 1e6:.0f} of keys and values"

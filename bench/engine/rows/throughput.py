@@ -9,9 +9,9 @@ from bench.engine.bench import ALONE, LONG, TOGETHER, Bench, Found
 from bench.engine.checks import Check
 from bench.engine.machine import cpu_flags
 from bench.engine.rounds import Compared, Work, compare
-from bench.engine.servers import BFLOAT16, INT4, INT8, LLAMACPP, NONE, TRANSFORMERS, VLLM, XINFERENCE, Server
+from bench.engine.servers import FLOAT32, INT4, INT8, LLAMACPP, NONE, TRANSFORMERS, VLLM, XINFERENCE, Server
 
-OURS = (NONE, BFLOAT16, INT8, INT4)
+OURS = (NONE, FLOAT32, INT8, INT4)
 # Those that a must is about.
 QUICK = (NONE, INT8)
 

@@ -57,11 +57,13 @@ class Image:
     name: str
     containerfile: str
     sources: tuple[str, ...]
+    # The image that it is built on, under the same name; None is the builder's base image.
+    on: Image | None = None
 
     @cached_property
     def tag(self) -> str:
         """Once per process: a file that is edited while an image is built makes a new one in the next run, not half a one in this."""
-        return f"{VERSION}-{self._digest()}"
+        return f"{self.on.tag if self.on else VERSION}-{self._digest()}"
 
     @property
     def reference(self) -> str:
@@ -72,6 +74,12 @@ class Image:
     def full_name(self) -> str:
         """The same name written out, as containerd keeps it."""
         return LIBRARY + self.reference
+
+    def supersedes(self, full_name: str) -> bool:
+        """Whether that is an older build of it. What is built on this one is not, nor is what this one is built on."""
+        if not full_name.startswith(f"{LIBRARY}{self.name}:"):
+            return False
+        return not (full_name.startswith(self.full_name) or self.full_name.startswith(full_name))
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
@@ -93,6 +101,9 @@ RUNTIME = Image("jitney-runtime", "runtime/Containerfile", ("runtime/build_kerne
 _CATALOGUE = ("operator/jitney_operator/__init__.py", "operator/jitney_operator/catalogue.yaml")
 GATEWAY = Image("jitney-gateway", "gateway/Containerfile", ("gateway/jitney_gateway", *_CATALOGUE))
 OURS = (OPERATOR, RUNTIME, GATEWAY)
+# The same program in another image, which a rollout changes to; built when it is asked for.
+SECOND_FILE = "e2e/cluster/second.Containerfile"
+SECOND_RUNTIME = Image(RUNTIME.name, SECOND_FILE, (), on=RUNTIME)
 
 
 class Builder:
@@ -157,21 +168,24 @@ class Builder:
 
     def build(self, image: Image) -> None:
         """Build one of ours with its layers cached."""
+        if image.on and not self.has(image.on.full_name):
+            self.build(image.on)
         self.folder.mkdir(parents=True, exist_ok=True)
         with Step(f"building {image.reference}"), (self.folder / f"{image.name}.log").open("wb") as log:
-            command = self._command("bud", *self._build_options(), "--file", image.containerfile, "--tag", image.full_name, ".")
+            command = self._command("bud", *self._build_options(image), "--file", image.containerfile, "--tag", image.full_name, ".")
             done = subprocess.run(command, cwd=REPOSITORY, env=self._environment(), stdout=log, stderr=subprocess.STDOUT, check=False)
         if done.returncode:
             end = (self.folder / f"{image.name}.log").read_text(errors="replace")[-4000:]
             raise RuntimeError(f"building {image.reference} failed:\n{end}")
 
-    def _build_options(self) -> list[str]:
+    def _build_options(self, image: Image) -> list[str]:
+        base = image.on.full_name if image.on else self.base_image
         uv_cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
         options = [
             "--layers",
-            "--pull-never" if self.base_image == BASE_IMAGE else "--pull",
+            "--pull-never" if image.on or base == BASE_IMAGE else "--pull",
             "--build-arg",
-            f"BASE_IMAGE={self.base_image}",
+            f"BASE_IMAGE={base}",
         ]
         options += ["--volume", f"{uv_cache}:{BUILD_CACHE}", "--build-arg", f"UV_CACHE_DIR={BUILD_CACHE}"]
         if CERTIFICATES.is_file():
@@ -214,7 +228,7 @@ class Builder:
     def prune(self, image: Image) -> None:
         """Remove older builds of `image`; the layers that the newest shares stay."""
         for name in self.run("images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
-            if name.startswith(f"{LIBRARY}{image.name}:") and name != image.full_name:
+            if image.supersedes(name):
                 self.run("rmi", name)
 
 

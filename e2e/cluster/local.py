@@ -130,8 +130,8 @@ class LocalCluster:
         containerd = self.node.containerd
         # A resource keeps the image it was resolved with, and its next pod needs it.
         used = self.plane.kubectl("get", "deployments", "--all-namespaces", "-o", "jsonpath={..image}").split()
-        for name in containerd.images() - {image.full_name} - {LIBRARY + reference for reference in used}:
-            if name.startswith(f"{LIBRARY}{image.name}:"):
+        for name in containerd.images() - {LIBRARY + reference for reference in used}:
+            if image.supersedes(name):
                 containerd.remove_image(name)
         containerd.remove_nameless_images()
         builder.prune(image)

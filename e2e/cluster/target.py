@@ -33,6 +33,10 @@ class Cluster(Protocol):
         """Remove what up() made; False when there was nothing."""
         ...
 
+    def provide(self, image: Image) -> None:
+        """Built where that is lacking, and where its pods get it from."""
+        ...
+
     def reference(self, image: Image) -> str:
         """The name by which its pods get `image`."""
         ...
@@ -48,13 +52,16 @@ class CurrentCluster:
 
     def up(self) -> None:
         machine.check()
-        registry = machine.image_registry()
+        machine.image_registry()
         binaries.build((binaries.KUBERNETES, binaries.HELM))
         self._reach()
-        builder = Builder(base_image=os.environ.get("BASE_IMAGE") or "docker.io/library/python:3.12-slim-bookworm")
         for image in OURS:
-            builder.build(image)
-            builder.push(image, registry)
+            self.provide(image)
+
+    def provide(self, image: Image) -> None:
+        builder = Builder(base_image=os.environ.get("BASE_IMAGE") or "docker.io/library/python:3.12-slim-bookworm")
+        builder.build(image)
+        builder.push(image, machine.image_registry())
 
     def _reach(self) -> None:
         Kubectl(self.kubeconfig)("version", "--request-timeout=10s")

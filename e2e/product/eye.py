@@ -14,6 +14,8 @@ from cluster.kubectl import Kubectl
 
 Seen = dict[str, Any]
 KINDS = ("pods", "deployments", "modeldeployments", "events", "endpointslices")
+# Noted by others.
+HEARD = ("runtimes",)
 
 
 class Eye:
@@ -21,7 +23,7 @@ class Eye:
 
     def __init__(self, kubectl: Kubectl) -> None:
         self._kubectl = kubectl
-        self._seen: dict[str, list[tuple[float, Seen]]] = {kind: [] for kind in KINDS}
+        self._seen: dict[str, list[tuple[float, Seen]]] = {kind: [] for kind in (*KINDS, *HEARD)}
         self._news = threading.Condition()
 
     def __enter__(self) -> Self:
@@ -43,14 +45,27 @@ class Eye:
             now, text = time.time(), text + characters.decode(part)
             while (text := text.lstrip()) and (found := _first(decoder, text)):
                 document, text = found[0], text[found[1] :]
-                with self._news:
-                    self._seen[kind].append((now, document["object"]))
-                    self._news.notify_all()
+                self.note(kind, now, document["object"])
+
+    def note(self, kind: str, at: float, found: Seen) -> None:
+        """Seen at that moment, in Unix time."""
+        with self._news:
+            self._seen[kind].append((at, found))
+            self._news.notify_all()
 
     def seen(self, kind: str) -> list[Seen]:
         """Every state of every object so far, in the order in which they came."""
+        return self.after(kind, 0)
+
+    def after(self, kind: str, position: int) -> list[Seen]:
+        """Those that came after the first so many."""
         with self._news:
-            return [found for _, found in self._seen[kind]]
+            return [found for _, found in self._seen[kind][position:]]
+
+    def stamped(self, kind: str) -> list[tuple[float, Seen]]:
+        """All of them, each with its moment in Unix time."""
+        with self._news:
+            return list(self._seen[kind])
 
     def first(self, kind: str, holds: Callable[[Seen], bool], seconds: float, what: str, since: float = 0.0) -> float:
         """When an object of `kind` that `holds` was first seen after `since`, in Unix time; TimeoutError where none comes."""

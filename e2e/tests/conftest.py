@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from product import installation, model_claim, resource, rollouts, situations
 from product.client import Client
+from product.ear import Ear
 from product.eye import Eye
 from product.gate import Gate, NoExcuses
 from product.repeats import failing
@@ -132,7 +133,7 @@ def model(cluster: Cluster, kubectl: Kubectl, namespace: str) -> str:
 
 @pytest.fixture(scope="session")
 def eye(kubectl: Kubectl, operator: None) -> Iterator[Eye]:
-    with Eye(kubectl) as eye:
+    with Eye(kubectl) as eye, Ear(kubectl, eye):
         yield eye
 
 

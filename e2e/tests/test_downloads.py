@@ -15,7 +15,7 @@ import pytest
 from product import resource
 from product.eye import Eye
 from product.resource import condition
-from product.situations import ENDED, RUNNING, UNPLACED, Situation
+from product.situations import ENDED, UNPLACED, Situation, says
 
 from cluster import network
 from cluster.kubectl import Kubectl, wait_for
@@ -114,7 +114,7 @@ def test_a_disk_that_is_full(
 def test_a_start_that_takes_too_long(hub: Hub, apply, situation: Situation) -> None:
     hub.held.add("model.safetensors")
     apply("slow", model=f"hf://{MODEL}", env=_endpoint(hub.url), startupTimeoutSeconds=16)
-    seen = situation("download under way", "slow", RUNNING, "ModelLoaded", "Downloading")
+    seen = situation("download under way", "slow", says("Downloading"), "ModelLoaded", "Downloading")
     assert seen["status"]["progress"].startswith("downloading ")
     seen = situation("start takes too long", "slow", ENDED, "ModelLoaded", "StartupTimeout")
     assert "Raise spec.startupTimeoutSeconds" in condition(seen, "ModelLoaded")["message"]
@@ -127,8 +127,8 @@ def test_how_far_a_start_is(hub: Hub, apply, situation: Situation, eye: Eye, kub
     slow = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "300m", "memory": "4Gi"}}
     apply("moving", model=f"hf://{MODEL}", env=_endpoint(hub.url), resources=slow, rollout={"drainSeconds": 1})
     # Of the weights: the few megabytes beside them are told first, as if they were all.
-    situation.moved("download moving", "moving", r"downloading \d+/\d{3} MB")
-    situation.moved("load moving", "moving", r"loading \d+ %")
+    situation.moved("download moving", "moving", r"downloading (\d+)/\d{3} MB")
+    situation.moved("load moving", "moving", r"loading (\d+) %")
     resource.wait_ready(kubectl, "moving", 300, namespace)
     states = [found["status"] for found in eye.seen("modeldeployments") if found["metadata"]["namespace"] == namespace]
     told = list(dict.fromkeys(status["progress"] for status in states if "progress" in status))

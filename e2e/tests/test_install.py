@@ -31,6 +31,7 @@ def test_lint_has_nothing_to_say(kubectl: Kubectl, values: str) -> None:
         "gateway.port=1",
         "gateway.limits.maxRequests=0",
         "config.wakeNamespaces=everywhere",
+        "config.hubEndpoint=hub.example",
         "config.runtimImage=x",
     ],
 )

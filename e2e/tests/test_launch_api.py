@@ -35,6 +35,8 @@ STREAMED = {**GREEDY, "stream": True}
 # Too long to be over before it is aborted.
 ENDLESS = {"temperature": 1, "max_tokens": 1500, "ignore_eos": True}
 LAUNCH_SECONDS = 600
+# Seconds until a pod that was deleted is gone, whatever the moment of its process. Its grace period is 135.
+GRACE = 60
 CALL = {"model_engine": "transformers", "model_name": "smollm2-instruct", "model_format": "pytorch", "quantization": "none"}
 SIZED = {"model_size_in_billions": "0_135"}
 
@@ -204,7 +206,7 @@ def test_a_launch_is_cancelled(place: Place, client: RESTfulClient) -> None:
     waiting.join(60)
     assert told == [f"Failed to launch model, detail: the launch of {CANCELLED} was cancelled"]
     assert CANCELLED not in client.list_models()
-    wait_for(lambda: not place.left((CANCELLED,)), 60, "end of what was launched")
+    wait_for(lambda: not place.left((CANCELLED,)), GRACE, "end of what was launched")
 
 
 async def test_the_async_client_follows_a_launch_and_cancels_it(place: Place, caller: AsyncRESTfulClient) -> None:
@@ -216,7 +218,7 @@ async def test_the_async_client_follows_a_launch_and_cancels_it(place: Place, ca
     assert uid not in await caller.list_models()
     with pytest.raises(RuntimeError, match=f"Model not found in the model list, uid: {uid}"):
         await caller.describe_model(uid)
-    await asyncio.to_thread(wait_for, lambda: not place.left((uid,)), 60, "end of what was launched")
+    await asyncio.to_thread(wait_for, lambda: not place.left((uid,)), GRACE, "end of what was launched")
 
 
 def test_each_documented_way_launches(launched: Launched) -> None:
@@ -423,5 +425,4 @@ async def test_what_is_terminated_leaves_nothing(
         client.describe_model(PYTHON)
     # The front door that is asked may not be the one that ended it.
     wait_for(lambda: chat(place, PYTHON).status_code == 404, 10, "front door that knows it no more")
-    # A replica that was taken back in the first moment of its process has not heard it: as process 1 it ends with its grace period.
-    wait_for(lambda: not place.left(LAUNCHED), 200, "end of what was launched")
+    wait_for(lambda: not place.left(LAUNCHED), GRACE, "end of what was launched")

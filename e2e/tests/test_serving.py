@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from product import metrics, resource
 from product.chats import PROMPTS
 from product.client import Chat, Client
@@ -14,10 +15,13 @@ from cluster.kubectl import Kubectl, wait_for
 POD = "serving.jitney.dev/model-deployment=smollm2"
 
 
-def test_sixteen_chats_share_a_batch(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
-    alone = client.chat(smollm2, "smollm2", together=False, max_tokens=32)
+def test_sixteen_chats_share_a_batch(apply, model: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
+    apply("smollm2", model=model, maxNumSeqs=16, args=["--dtype", "float32"])
+    resource.wait_ready(kubectl, "smollm2", 180, namespace)
+    url = f"http://smollm2.{namespace}.svc.cluster.local/v1"
+    alone = client.chat(url, "smollm2", together=False, max_tokens=32)
     before = metrics.counters(kubectl, namespace)
-    together = client.chat(smollm2, "smollm2", max_tokens=32)
+    together = client.chat(url, "smollm2", max_tokens=32)
     steps, tokens = (after - earlier for after, earlier in zip(metrics.counters(kubectl, namespace), before, strict=True))
     spent = f"{_seconds(together):.1f} s together, {_seconds(alone):.1f} s one by one"
     print(f"\n{tokens:.0f} tokens in {steps:.0f} model steps; {spent}")
@@ -26,6 +30,22 @@ def test_sixteen_chats_share_a_batch(smollm2: str, client: Client, kubectl: Kube
     assert steps < tokens / 4
     for one, other in zip(alone, together, strict=True):
         assert other.answer == one.answer, f"chat {one.number} was answered differently in company"
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_quantized_model_answers(quantization: str, apply, model: str, client: Client, kubectl: Kubectl, namespace: str) -> None:
+    """From the resource down to the kernels: what the pod says of its products, and sixteen whole answers."""
+    apply("smollm2", model=model, quantization=quantization, maxNumSeqs=16)
+    resource.wait_ready(kubectl, "smollm2", 180, namespace)
+    (pod,) = kubectl.list("pods", namespace, "-l", POD)
+    log = kubectl("logs", pod["metadata"]["name"], "-n", namespace)
+    (products,) = [line for line in log.splitlines() if "linear layers:" in line]
+    print(f"\n{quantization}: {products.rpartition('linear layers: ')[2]}")
+    assert f"in {quantization}" in products
+    chats = client.chat(f"http://smollm2.{namespace}.svc.cluster.local/v1", "smollm2", max_tokens=24)
+    print(chats[0].answer)
+    assert not [chat.error for chat in chats if chat.error]
+    assert all(chat.answer for chat in chats)
 
 
 def test_a_pod_killed_in_mid_answer_is_replaced(smollm2: str, client: Client, kubectl: Kubectl, namespace: str) -> None:

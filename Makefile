@@ -13,7 +13,7 @@ KERNELS := runtime/build_kernels.py $(wildcard runtime/jitney_runtime/kernels/*.
 .DEFAULT_GOAL := help
 # What comes first is asked first: `make -j` must not download beside the question whether it may.
 .NOTPARALLEL:
-.PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-quick bench-status bench-gateway demo-local record-xinference binaries screenshots
+.PHONY: go control-plane help setup check fmt test test-long test-gpu model serve docs bench bench-quick bench-gpu bench-status bench-gateway demo-local record-xinference binaries screenshots
 
 help: ## list the verbs
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ bench: setup ## the runtime beside vLLM, llama.cpp, transformers serve and Xinfe
 
 bench-quick: setup ## the same for 16 chats and for one, beside llama.cpp alone, in a few minutes; writes nothing
 	@$(RUN)python -m bench.engine --quick
+
+bench-gpu: setup ## the runtime on this machine's GPU beside transformers serve, and vLLM where it is installed, into bench/RESULTS-gpu.md
+	@$(RUN)python -m bench.engine.gpu
 
 bench-status: prerequisites setup ## how soon the resource says what Kubernetes knows, over 20 failures
 	@$(RUN)python bench/status.py

@@ -46,6 +46,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TOTAL.told:
+        terminalreporter.section("answers of narrow weights beside float32's")
+        for sentence in TOTAL.told:
+            terminalreporter.line(sentence)
     if not TOTAL.count:
         return
     terminalreporter.section("answers compared with generate alone")

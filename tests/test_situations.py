@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from product import rollouts, situations
 from product.client import Chat
+from product.ear import Ear
+from product.eye import Eye
 from product.rollouts import Rollout
+from product.situations import Situation
+
+from cluster.kubectl import Kubectl, wait_for
 
 ROOT = Path(__file__).parents[1]
 CONFTEST = """
@@ -147,11 +156,86 @@ def test_a_row_that_is_late(suite: Path, part: str):
     assert "LATE: node lost after 5.10 s of 5, test_a_node" in shown
 
 
-def test_lines_of_progress_have_a_bound_of_their_own(suite: Path):
-    for seconds, expected in ((9.9, 0), (10.1, 1)):
-        (suite / "test_it.py").write_text(BOTH.replace("4.9", f"{seconds}, {situations.LINE_SECONDS}"))
-        code, shown = _run(suite, ".")
-        assert code == expected, shown
+def _watched(lines: list[tuple[float, str]], heard: list[tuple[float, str]]) -> list[situations.Row]:
+    """The row of a download, of which the resource told these lines and the ear heard those."""
+    kubectl, rows = Kubectl(None), list[situations.Row]()
+    eye = Eye(kubectl)
+    metadata = {"name": "moving", "namespace": "team", "labels": {situations.LABEL: "moving"}}
+    for at, line in lines:
+        eye.note("modeldeployments", at, {"metadata": metadata, "status": {"progress": line, "reason": "Downloading"}})
+    for at, line in heard:
+        eye.note("runtimes", at, {"metadata": metadata, "said": {"progress": line, "reason": "Downloading"}})
+    Situation(eye, kubectl, "team", "test_it", rows).moved("download moving", "moving", r"downloading (\d+)/\d{3} MB")
+    return rows
+
+
+@pytest.mark.parametrize(("second", "late"), [(16.0, ""), (21.5, "LATE: download moving after 6.50 s of 5, test_it")])
+def test_a_line_of_progress_is_counted_from_when_its_runtime_had_come_so_far(second: float, late: str):
+    """And not from the line before, after which a new one may wait 5 s. A figure that nobody heard is told by the next."""
+    heard = [(8.0, "starting"), (9.0, "downloading 4/4 MB"), (10.0, "downloading 10/290 MB"), (15.0, "downloading 90/290 MB")]
+    (row,) = _watched([(10.5, "downloading 10/290 MB"), (second, "downloading 88/290 MB")], [*heard, (16.5, "downloading 120/290 MB")])
+    assert (row.reason, row.seconds, row.wrong) == ("Downloading", second - 15.0, late)
+
+
+class _Proxied(Kubectl):
+    """`kubectl proxy` has begun already: `body` is answered to whatever is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        proxied = self
+        self.body: bytes = b"no endpoints available"
+        self.paths: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                proxied.paths.append(self.path)
+                body = proxied.body
+                self.send_response(503)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *arguments: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def open(self, *arguments: str) -> subprocess.Popen[str]:
+        assert arguments == ("proxy", "--port=0")
+        line = f"Starting to serve on 127.0.0.1:{self.server.server_port}"
+        return subprocess.Popen(["echo", line], stdout=subprocess.PIPE, text=True)
+
+    def says(self, **said: str) -> float:
+        """The moment before."""
+        asked, now = len(self.paths), time.time()
+        self.body = json.dumps(said).encode()
+        wait_for(lambda: len(self.paths) > asked + 2, 20, "questions")
+        return now
+
+
+def test_a_runtime_is_never_heard_later_than_it_spoke():
+    """A row would be too short by as much: what is stamped is the last question before."""
+    kubectl = _Proxied()
+    eye = Eye(kubectl)
+    metadata = {"name": "chat-1", "namespace": "team", "uid": "u1", "labels": {situations.LABEL: "chat"}}
+    running = {"state": {"running": {}}, "containerID": "one", "ready": False}
+    pod = {"metadata": metadata, "status": {"containerStatuses": [running]}}
+    with Ear(kubectl, eye):
+        eye.note("pods", 0.0, pod)
+        wait_for(lambda: len(kubectl.paths) > 2, 20, "questions")
+        spoke = [
+            kubectl.says(status="starting", reason="Loading", progress="loading 1 %"),
+            kubectl.says(status="starting", reason="Loading", progress="loading 2 %"),
+        ]
+        eye.note("pods", 0.0, pod | {"status": {"containerStatuses": [running | {"ready": True}]}})
+        time.sleep(1)
+        asked = len(kubectl.paths)
+        time.sleep(1)
+        assert len(kubectl.paths) == asked, "of one that is ready nobody asks how far it is"
+    assert set(kubectl.paths) == {"/api/v1/namespaces/team/pods/chat-1:8000/proxy/readyz"}
+    heard = eye.stamped("runtimes")
+    assert [found["said"]["progress"] for _, found in heard] == ["loading 1 %", "loading 2 %"]
+    assert [at <= moment for (at, _), moment in zip(heard, spoke, strict=True)] == [True, True]
+    kubectl.server.shutdown()
 
 
 def test_what_only_another_cluster_can_show(suite: Path):

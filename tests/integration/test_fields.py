@@ -324,21 +324,19 @@ def test_gpus_only_where_the_profile_has_them(namespace: Namespace, operator: Op
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_a_quantized_model_is_served_on_a_cpu(namespace: Namespace, operator: Operator, quantization: str):
-    namespace.create(**SMALL, quantization=quantization)
+@pytest.mark.parametrize(
+    ("spec", "device"), [(SMALL, "cpu"), ({"model": "qwen2.5-instruct", "size": "14"}, "cuda")], ids=["small", "large"]
+)
+def test_a_quantized_model_is_served_where_it_fits(
+    namespace: Namespace, operator: Operator, spec: dict[str, Any], device: str, quantization: str
+):
+    namespace.create(**spec, quantization=quantization)
     operator.until(lambda: children.deployment(namespace))
     args = runtime(namespace)["args"]
-    assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == [quantization, "cpu"]
+    assert [args[args.index(flag) + 1] for flag in ("--quantization", "--device")] == [quantization, device]
     operator.until(lambda: namespace.condition("Accepted")["reason"] == "Fits")
-    assert f"because quantization {quantization} is served on a CPU" in namespace.get()["status"]["resolved"]["explanation"]
-
-
-def test_what_is_not_supported_yet_is_said(namespace: Namespace, operator: Operator):
-    namespace.create(**SMALL, quantization="int8", resourceProfile="nvidia-gpu")
-    operator.until(lambda: namespace.reason() == "NotSupportedYet")
-    assert "choose a profile with the device cpu (cpu)" in namespace.condition("Accepted")["message"]
-    assert namespace.condition("Stalled")["status"] == "True"
-    assert not namespace.kubectl("get", "deployments", "-o", "name")
+    resolved = namespace.get()["status"]["resolved"]
+    assert (resolved["device"], "holds the model" in resolved.get("explanation", "")) == (device, device == "cuda")
 
 
 def test_a_server_without_image_volumes_is_said(namespace: Namespace, plane: ControlPlane, tmp_path: Path):

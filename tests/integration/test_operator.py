@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,25 @@ def test_one_event_for_each_transition(created: Namespace, operator: Operator):
     assert "the hub has no repository x/y" in described.split("Events:")[1]
 
 
+def test_what_changes_while_ready_stays_is_told_too(created: Namespace, operator: Operator):
+    """A rollout that runs out of time: the word is that of its cause, before and after."""
+    children.make_pod(created)
+    children.set_container(created, {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}})
+    operator.until(lambda: created.reason() == "ImagePullError")
+    said = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    verdict = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": ""}
+    status = {"observedGeneration": 1, "conditions": [verdict | {"lastUpdateTime": said, "lastTransitionTime": said}]}
+    created.kubectl("patch", "deployment", "chat", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+    operator.until(lambda: created.condition("Progressing")["reason"] == "DeadlineExceeded")
+    assert created.reason() == "ImagePullError"
+    operator.until(lambda: "DeadlineExceeded" in [event["reason"] for event in events_of(created)])
+    events = events_of(created)
+    told = [("Pending", "Normal"), ("ImagePullError", "Warning"), ("DeadlineExceeded", "Warning")]
+    assert [(event["reason"], event["type"]) for event in events] == told
+    assert events[-1]["note"] == created.condition("Stalled")["message"]
+    assert "cannot be pulled" in events[-1]["note"]
+
+
 def events_of(namespace: Namespace) -> list[dict[str, Any]]:
     """Ours: the API server tells of Services whose addresses it looks after, too."""
     found = json.loads(namespace.kubectl("get", "events.events.k8s.io", "-o", "json"))["items"]
@@ -345,6 +365,10 @@ def test_health_and_metrics(created: Namespace, operator: Operator):
             "its name must have 1 to 63 characters",
         ),
         ("profiles: {cpu: {memory: 1Gi}}\nwakeNamespaces: team", "wakeNamespaces must be a list of strings, not 'team'"),
+        (
+            "profiles: {cpu: {memory: 1Gi}}\nhubEndpoint: hub.example",
+            "hubEndpoint must be a URL such as https://hub.example, not 'hub.example'",
+        ),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: 5}", "catalogue: x must map sizes in billions to models, not be 5"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {big: {}}}", "catalogue: x, size big: a size is in billions"),
         ("profiles: {cpu: {memory: 1Gi}}\ncatalogue: {x: {4: {repository: a/b}}}", "catalogue: x, size 4: parameters is missing"),

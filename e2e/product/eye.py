@@ -14,6 +14,8 @@ from cluster.kubectl import Kubectl
 
 Seen = dict[str, Any]
 KINDS = ("pods", "deployments", "modeldeployments", "events", "endpointslices")
+# Seconds before a watch that ended is opened again.
+PAUSE = 0.2
 # Noted by others.
 HEARD = ("runtimes",)
 
@@ -27,17 +29,33 @@ class Eye:
         self._news = threading.Condition()
 
     def __enter__(self) -> Self:
-        self._watches = [self._kubectl.watching(kind) for kind in KINDS]
-        for kind, watch in zip(KINDS, self._watches, strict=True):
-            threading.Thread(target=self._read, args=(kind, watch.stdout), name=f"eye-{kind}", daemon=True).start()
+        self._open, self._watches = True, {kind: self._kubectl.watching(kind) for kind in KINDS}
+        for kind in KINDS:
+            threading.Thread(target=self._look, args=(kind,), name=f"eye-{kind}", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for watch in self._watches:
+        with self._news:
+            self._open, watches = False, list(self._watches.values())
+        for watch in watches:
             watch.terminate()
             watch.wait(10)
 
-    def _read(self, kind: str, stream: Any) -> None:
+    def _look(self, kind: str) -> None:
+        """A watch that the server ends (its history does not reach back any more) is opened again. All objects come once more, and those
+        that have not changed are no news."""
+        known: set[tuple[str, str]] = set()
+        while True:
+            self._read(kind, self._watches[kind].stdout, known)
+            time.sleep(PAUSE)
+            with self._news:
+                if not self._open:
+                    return
+                self._watches[kind].terminate()
+                self._watches[kind].wait(10)
+                self._watches[kind] = self._kubectl.watching(kind)
+
+    def _read(self, kind: str, stream: Any, known: set[tuple[str, str]]) -> None:
         """kubectl writes one indented document after the other."""
         # A part may end within a character.
         characters, decoder, text = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder(), ""
@@ -45,7 +63,12 @@ class Eye:
             now, text = time.time(), text + characters.decode(part)
             while (text := text.lstrip()) and (found := _first(decoder, text)):
                 document, text = found[0], text[found[1] :]
-                self.note(kind, now, document["object"])
+                if document["type"] == "ERROR":
+                    return
+                metadata = document["object"]["metadata"]
+                if (version := (metadata["uid"], metadata["resourceVersion"])) not in known:
+                    known.add(version)
+                    self.note(kind, now, document["object"])
 
     def note(self, kind: str, at: float, found: Seen) -> None:
         """Seen at that moment, in Unix time."""

@@ -30,7 +30,8 @@ def floor(bench: Bench) -> Found:
         except Refused as error:
             checks.append(Check("7", f"{what} {CONTEXTS[0]}", None, must=1.6 if judged else None, most=True, note=str(error)))
             continue
-        figures[setting] = {"floor": floors, "step": {str(context): [step for step, _ in found] for context, found in pairs.items()}}
+        steps = {str(context): statistics.median(step for step, _ in found) for context, found in pairs.items()}
+        figures[setting] = {"floor": floors, "step": steps}
         for context, found in pairs.items():
             must, aim = (1.6, 1.3) if judged and context == CONTEXTS[0] else (None, None)
             step, low = (1000 * statistics.median(side) for side in zip(*found, strict=True))

@@ -398,17 +398,22 @@ def _affinity(namespace: Namespace, gateway: Gateway, folder: Path) -> list[Row]
         given = asyncio.run(_ask_in_turn(through, [messages for _, messages in asked]))
         own = [asyncio.run(_ask_in_turn(_straight(runtime, "sharing"), [messages for _, messages in asked])) for runtime in runtimes]
     seen: set[tuple[int, int]] = set()
-    loads, again, met = Counter[int](), 0, 0
+    first: dict[int, int] = {}
+    loads, again, met, home = Counter[int](), 0, 0, 0
     for number, (beginning, _) in enumerate(asked):
         replica = _giver([answers[number] for answers in own], given[number])
         if any((beginning, other) in seen for other in range(REPLICAS)):
             again, met = again + 1, met + ((beginning, replica) in seen)
+            home += first[beginning] == replica
+        first.setdefault(beginning, replica)
         seen.add((beginning, replica))
         loads[replica] += 1
     share, load = met / again, max(loads.values()) * REPLICAS / SHARING
     shares = "/".join(str(loads[number]) for number in range(REPLICAS))
+    # A full replica sends on to the next, which has seen the beginning from then on.
     met_row = Row("sees a beginning again", "", f"{met} of {again}", f"{share:.1%}", f"at least {LEAST_MET:.0%}", share >= LEAST_MET)
-    return [met_row, Row("most requests of one replica", "", shares, f"{load:.2f}x the mean", f"{MOST_LOAD}x", load <= MOST_LOAD)]
+    home_row = Row("of them the one that saw it first", "", f"{home} of {again}", f"{home / again:.1%}", "", True)
+    return [met_row, home_row, Row("most requests of one replica", "", shares, f"{load:.2f}x the mean", f"{MOST_LOAD}x", load <= MOST_LOAD)]
 
 
 def _giver(own: list[str], given: str) -> int:

@@ -144,20 +144,25 @@ def test_a_launch_that_cannot_be_says_why(hopeless: Future[None], kubectl: Kubec
 def test_a_replaced_door_and_a_drained_replica_cut_no_answer(
     door: str, smollm2: str, rollout: Rollout, client: Client, kubectl: Kubectl, namespace: str
 ) -> None:
-    """Sixteen chats at a time through the Service of two doors, to two replicas; one of each is replaced."""
+    """Sixteen long chats at a time through the Service of two doors, to two replicas; both doors and one replica are replaced, one after
+    the other, each in the middle of answers."""
     kubectl("scale", "mdep", "smollm2", "-n", namespace, "--replicas=2")
     resource.wait_until(kubectl, "smollm2", "2/2", lambda seen: seen["status"].get("ready") == "2/2", 180, namespace)
     model = f"{namespace}/smollm2"
-    load = client.start(IN_CLUSTER, model, max_tokens=32, seconds=300)
+    load = client.start(IN_CLUSTER, model, max_tokens=128, seconds=300)
     wait_for(lambda: len(_lines(client, load)) >= 16, 120, "first answers")
-    for labels, where in ((OURS, installation.NAMESPACE), ("serving.jitney.dev/model-deployment=smollm2", namespace)):
-        (old, *_) = kubectl.list("pods", where, "-l", labels)
-        kubectl("delete", "pod", old["metadata"]["name"], "-n", where, "--timeout=180s")
-    kubectl("rollout", "status", "deployment/jitney-gateway", "-n", installation.NAMESPACE, "--timeout=120s")
+    replicas = kubectl.list("pods", namespace, "-l", "serving.jitney.dev/model-deployment=smollm2")
+    doors = [(pod["metadata"]["name"], installation.NAMESPACE) for pod in kubectl.list("pods", installation.NAMESPACE, "-l", OURS)]
+    replaced = []
+    for name, where in (*doors, (replicas[0]["metadata"]["name"], namespace)):
+        replaced.append(time.time())
+        kubectl("delete", "pod", name, "-n", where, "--timeout=180s")
+        kubectl("rollout", "status", "deployment/jitney-gateway", "-n", installation.NAMESPACE, "--timeout=120s")
     resource.wait_ready(kubectl, "smollm2", 120, namespace)
     client.enough(load)
     chats = client.finish(load)
     rollout("door and replica replaced", chats)
+    assert all(any(chat.started < at < chat.ended for chat in chats) for at in replaced), "none was under way"
     errors = sorted({chat.error for chat in chats if chat.error})
     assert not errors
 

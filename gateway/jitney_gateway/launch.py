@@ -77,7 +77,7 @@ class Launch:
         if not isinstance(body, dict):
             raise GatewayError(400, "the body must be a JSON object", code="invalid_value")
         given = {name: value for name, value in body.items() if value is not None}
-        if "n_gpu" in body:
+        if "n_gpu" in body and "device" not in given:
             # The one null that says something there: no GPU.
             given.setdefault("n_gpu", 0)
         name = given.pop("model_name", None)
@@ -88,12 +88,19 @@ class Launch:
         _check_engine(given.pop("model_engine", None))
         _check_format(given.pop("model_format", "pytorch"))
         for key, (allowed, why) in FIXED.items():
-            if given.pop(key, allowed[0]) not in allowed:
+            value = given.pop(key, allowed[0])
+            # True is 1 to Python, and says nothing of a number.
+            if value not in allowed or type(value) is not type(allowed[0]):
                 raise bad_field(key, why)
         values: dict[str, Any] = {"size": _size(given)}
+        said: dict[str, str] = {}
         for key, (target, read) in READ.items():
-            if key in given:
-                values[target] = read(key, given.pop(key))
+            # The client always sends an n_gpu, which is auto where nobody chose.
+            if key not in given or ((value := read(key, given.pop(key))) == "auto" and target in said):
+                continue
+            if target in said and values[target] not in (value, "auto"):
+                raise bad_field(key, f"{said[target]} says something else: give one of the two")
+            values[target], said[target] = value, key
         for key in given:
             raise bad_field(key, MEANINGLESS.get(key, "this is no parameter of a launch"))
         return cls(name=name, **values)

@@ -48,8 +48,12 @@ def test_a_template_and_stops_as_arguments_that_the_resource_has_room_for():
     assert max(map(len, words)) <= 1024
 
 
-def test_a_size_belongs_to_catalogue_names_only():
-    assert "size" not in resource(Launch("org/repo", size="4"), "repo", "team")["spec"]
+def test_a_size_of_a_repository_is_kept_beside_the_spec():
+    """The spec's size belongs to names of the catalogue."""
+    body = resource(Launch("org/repo", size="4"), "repo", "team")
+    assert "size" not in body["spec"]
+    body["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    assert model_of(body, "repo").launch.size == "4"
 
 
 def test_a_folder_that_no_pod_sees_is_refused():

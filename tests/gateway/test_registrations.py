@@ -162,6 +162,7 @@ def test_replicas_are_added_and_ended(client: RESTfulClient, local: Local, tiny:
     assert client.terminate_model_replica(uid, 1) == 0
     assert uid not in client.list_models(), "the last one ends the model"
     assert not local.runtimes()
+    assert '"event": "terminate", "model": "several", "key": null, "address": "127.0.0.1", "why": "last_replica"' in local.log
 
 
 @pytest.mark.parametrize(

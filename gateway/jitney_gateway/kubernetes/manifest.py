@@ -17,7 +17,7 @@ from jitney_gateway.progress import share
 GROUP, VERSION, PLURAL, KIND = "serving.jitney.dev", "v1alpha1", "modeldeployments", "ModelDeployment"
 API = f"/apis/{GROUP}/{VERSION}"
 LABEL = f"{GROUP}/model-deployment"
-# What a launch called it, where the spec says only where the weights are.
+# What a launch called it, where the spec says only where the weights are, and the size it gave, where the spec has no room for one.
 NAME, SIZE = f"{GROUP}/model-name", f"{GROUP}/model-size"
 # How a custom model's family describes it, as JSON: by these names of the launch's fields.
 DESCRIBED = f"{GROUP}/model-described"
@@ -54,8 +54,11 @@ def resource(launch: Launch, uid: str, namespace: str) -> Json:
         "args": _arguments(launch) or None,
     }
     metadata: Json = {"name": name_of(uid), "namespace": namespace}
-    if launch.model_path:
-        metadata["annotations"] = {NAME: launch.name} | ({SIZE: launch.size} if launch.size else {}) | _described(launch)
+    called = ({NAME: launch.name} | _described(launch)) if launch.model_path else {}
+    if launch.size and spec["size"] is None:
+        called[SIZE] = launch.size
+    if called:
+        metadata["annotations"] = called
     body = {name: value for name, value in spec.items() if value is not None}
     return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": metadata, "spec": body}
 

@@ -1,6 +1,7 @@
 """Who has how many requests, and who gets the next one. Pure: it counts what it is told, and the clock is an argument.
 
-The counts are this front door's own. Two front doors that keep within 1.25 times their own mean keep within it together.
+The counts are this front door's own. A replica has at most 1.25 times the door's mean, rounded up to a whole request, and of several doors
+at most the sum of these: with few requests for each replica that is more than 1.25 times the mean of all.
 """
 
 from __future__ import annotations

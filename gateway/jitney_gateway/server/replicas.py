@@ -43,7 +43,12 @@ def routes(backend: Backend) -> APIRouter:
     async def remove(uid: str, replica: str) -> dict[str, int]:
         with audit.line("remove_replica", uid, replica=replica):
             await known(backend, uid)
-            return {"remaining_replicas": await backend.remove_replica(uid, replica)}
+            left = await backend.remove_replica(uid, replica)
+        if not left and await backend.find(uid) is None:
+            # On one machine the last one ends the model.
+            with audit.line("terminate", uid, why="last_replica"):
+                pass
+        return {"remaining_replicas": left}
 
     return router
 

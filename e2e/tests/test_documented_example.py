@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from product import front_door
-from product.launching import LABEL
+from product.launching import LABEL, Place, ended
 from xinference_client import RESTfulClient
 
 from cluster import network
@@ -34,6 +34,7 @@ LARGE = {"device": "cpu", "memory": "24Gi", "requests": {"cpu": "250m", "memory"
 # Bytes per second: its 25 MB take three times as long as the operator lets pass between two lines of progress.
 PACE = 1_600_000
 LAUNCH_SECONDS = 300
+MIB = 1024**2
 
 
 @pytest.fixture
@@ -78,6 +79,41 @@ def test_the_documented_example_runs_to_an_answer(xinference: RESTfulClient, hub
     children = ("deployments,services,pods", "-n", front_door.HOME, "-l", f"{LABEL}={RESOURCE}", "-o", "name")
     wait_for(lambda: not kubectl("get", *children).split(), 120, "end of what was made for it")
     assert kubectl.get("mdep", RESOURCE, front_door.HOME) is None
+
+
+def test_the_documented_curl_and_command_line(xinference: RESTfulClient, hub: Hub, kubectl: Kubectl) -> None:
+    """One after the other, the words as Xinference's pages have them."""
+    hub.pace = 0
+    place = Place(xinference.base_url, "", "", lambda uids: [])
+    curl = place.curl("/v1/models", CALL | {"size_in_billions": 4})
+    assert json.loads(ended(curl, LAUNCH_SECONDS)[0]) == {"model_uid": UID}
+    assert _answers(xinference)
+    xinference.terminate_model(UID)
+    wait_for(lambda: kubectl.get("mdep", RESOURCE, front_door.HOME) is None, 120, "end of the first")
+    typed = place.jitney("launch", "--model-engine", "transformers", "-n", UID, "-s", "4", "-f", "pytorch", "-q", "none")
+    assert f"Model uid: {UID}" in "".join(ended(typed, LAUNCH_SECONDS))
+    assert _answers(xinference)
+
+
+@pytest.mark.parametrize(("refusal", "words"), [((401, "GatedRepo"), "Unauthorized: "), ((404, "RepoNotFound"), "ModelNotFound: ")])
+def test_what_the_hub_refuses_is_told_to_the_client(refusal: tuple[int, str], words: str, xinference: RESTfulClient, hub: Hub) -> None:
+    hub.refused[REPOSITORY] = refusal
+    with pytest.raises(RuntimeError, match=f"{words}.*{REPOSITORY}"):
+        xinference.launch_model(**DOCUMENTED)
+    assert UID not in xinference.list_models(), "what failed is not left behind"
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(xinference: RESTfulClient, hub: Hub) -> None:
+    """huggingface_hub writes 10 MiB at a time; the client hears nothing of it."""
+    hub.pace, hub.cuts = 0, {"model.safetensors": 12 * MIB}
+    assert xinference.launch_model(**DOCUMENTED) == UID
+    assert (hub.ranges, hub.cuts) == ([f"bytes={10 * MIB}-"], {})
+    assert _answers(xinference)
+
+
+def _answers(client: RESTfulClient) -> bool:
+    answer = client.get_model(UID).chat(QUESTION, generate_config={"temperature": 0, "max_tokens": 4})
+    return bool(answer["usage"]["completion_tokens"] == 4)
 
 
 def _progress_until_over(client: RESTfulClient, launch: Future[str]) -> list[float]:

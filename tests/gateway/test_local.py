@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from xinference_client import RESTfulClient
 
@@ -50,22 +49,29 @@ def test_a_server_that_is_killed_leaves_no_process(tmp_path: Path):
 
 
 def test_the_documented_example_from_a_hub(tmp_path: Path):
-    """qwen1.5-chat, 4, pytorch, none, by a call and as it is typed: a tiny model stands on the local hub under its name."""
+    """qwen1.5-chat, 4, pytorch, none, by cURL, by the client and as it is typed: a tiny model stands on the local hub under its name."""
     with running_hub() as hub:
         hub.repositories["Qwen/Qwen1.5-4B-Chat"] = save_tiny(tmp_path / "tiny", vocab_size=49152)
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
         # The real one would need 8 GiB, which not every machine has.
         with running_local(tmp_path / "state", "--no-memory-check", **environment) as local:
             body = {"model_engine": "transformers", "model_name": "qwen1.5-chat", "model_format": "pytorch"}
-            launched = httpx.post(f"{local.url}/v1/models", json=body | {"size_in_billions": 4, "quantization": "none"}, timeout=120)
-            assert launched.json() == {"model_uid": "qwen1.5-chat"}
+            said = json.dumps(body | {"size_in_billions": 4, "quantization": "none"})
+            headers = ["-H", "accept: application/json", "-H", "Content-Type: application/json"]
+            curl = ["curl", "--noproxy", "*", "--silent", "--show-error", "-X", "POST", f"{local.url}/v1/models", *headers, "-d", said]
+            launched = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=120)
+            assert json.loads(launched.stdout) == {"model_uid": "qwen1.5-chat"}
             answer = RESTfulClient(local.url).get_model("qwen1.5-chat").chat(QUESTION, generate_config={"max_tokens": 4})
             assert answer["usage"]["completion_tokens"] == 4
             pinned = Catalogue.read().find("qwen1.5-chat", "4").revision
             assert f"Qwen/Qwen1.5-4B-Chat/resolve/{pinned}/model.safetensors" in hub.requests
             assert RESTfulClient(local.url).describe_model("qwen1.5-chat")["revision"] == pinned
             RESTfulClient(local.url).terminate_model("qwen1.5-chat")
-            typed = jitney("launch", "-e", local.url, "-n", "qwen1.5-chat", "-s", "4", "-f", "pytorch", "-q", "none")
+            uid = RESTfulClient(local.url).launch_model(**body, model_size_in_billions=4, quantization="none")
+            assert (uid, RESTfulClient(local.url).describe_model(uid)["status"]) == ("qwen1.5-chat", "READY")
+            RESTfulClient(local.url).terminate_model(uid)
+            flags = ("--model-engine", "transformers", "-n", "qwen1.5-chat", "-s", "4", "-f", "pytorch", "-q", "none")
+            typed = jitney("launch", "-e", local.url, *flags)
             assert (typed.returncode, "Model uid: qwen1.5-chat" in typed.stderr) == (0, True), typed.stderr
             answer = RESTfulClient(local.url).get_model("qwen1.5-chat").chat(QUESTION, generate_config={"max_tokens": 4})
             assert answer["usage"]["completion_tokens"] == 4

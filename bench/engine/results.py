@@ -116,8 +116,8 @@ def _trial(found: Found | None) -> list[str]:
     speeds, failed = found.figures["speeds"], found.figures["failed"]
     names = dict.fromkeys(name for work in speeds.values() for name in work)
     rows = [(name, *(f"{work[name]:.1f}" if name in work else "-" for work in speeds.values())) for name in names]
-    rows += [(name, words, *[""] * (len(speeds) - 1)) for name, words in failed.items() if name not in names]
-    return ["## The settings of the peers, each server alone, tokens/s", table(("server", *speeds), rows)]
+    words = [f"{name}: {said}" for name, said in failed.items()]
+    return ["## The settings of the peers, each server alone, tokens/s", table(("server", *speeds), rows), *words]
 
 
 def _floors(found: Found | None) -> list[str]:

@@ -15,6 +15,7 @@ from bench.engine.bench import ALONE, LONG, Bench
 from bench.engine.checks import AIM, MISS, PASS, TOLD, Check
 from bench.engine.fleet import Fleet
 from bench.engine.load import Failed, Heard, Round
+from bench.engine.model import endless_folder, model_folder
 from bench.engine.permuted import permuted
 from bench.engine.rounds import Compared
 from bench.engine.rows.curves import step
@@ -98,6 +99,18 @@ def test_the_best_setting_is_the_work_s(tmp_path: Path):
     speeds[LONG.name] |= {PEERS["llamacpp"][0].name: 49.0}
     # One that was never measured must not be passed over in silence.
     assert bench.ahead(LONG) == [first, PEERS["transformers"][0]]
+
+
+def test_a_peer_that_cannot_ignore_the_end_gets_a_model_without_one():
+    folder, own = endless_folder(), model_folder()
+    ends = [
+        json.loads((place / name).read_text())["eos_token_id"]
+        for place in (folder, own)
+        for name in ("config.json", "generation_config.json")
+    ]
+    assert ends[0] == ends[1] != ends[2] == ends[3]
+    assert (folder / "model.safetensors").resolve() == (own / "model.safetensors").resolve()
+    assert (folder / "tokenizer.json").read_bytes() == (own / "tokenizer.json").read_bytes()
 
 
 def test_other_channels_are_the_same_model_and_no_group_stays():

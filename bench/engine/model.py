@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,29 @@ from test_model import PACKAGE, model_folder
 from bench.engine.environments import peers_folder
 from bench.engine.progress import telling
 
-__all__ = ["gguf", "model_folder"]
+__all__ = ["endless_folder", "gguf", "model_folder"]
+# Of the vocabulary's reserved tokens one that no answer has.
+_NOBODYS = 15
+
+
+def endless_folder() -> Path:
+    """The same for servers that cannot be told to go on behind the end of an answer: the end is a token that never comes."""
+    folder = peers_folder() / "smollm2-endless"
+    if not folder.exists():
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(model_folder(), unfinished, copy_function=_linked)
+        for name in ("config.json", "generation_config.json"):
+            file = unfinished / name
+            said = json.loads(file.read_text()) | {"eos_token_id": _NOBODYS}
+            file.unlink()
+            file.write_text(json.dumps(said))
+        unfinished.rename(folder)
+    return folder
+
+
+def _linked(source: str, target: str) -> None:
+    Path(target).symlink_to(Path(source).resolve())
 
 
 def gguf() -> Path:

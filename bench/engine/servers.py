@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from bench.engine.environments import Environment, with_programs
-from bench.engine.model import gguf, model_folder
+from bench.engine.model import endless_folder, gguf, model_folder
 from bench.engine.processes import Refused, Started, started
 from bench.engine.progress import say, telling
 from cluster import ports
@@ -147,12 +147,12 @@ _TRANSFORMERS = Environment(
 
 def _transformers(setting: str, dtype: str) -> Server:
     def command(place: Place) -> list[str]:
-        made = [str(_TRANSFORMERS.programs / "transformers"), "serve", str(model_folder()), "--continuous-batching"]
+        made = [str(_TRANSFORMERS.programs / "transformers"), "serve", str(endless_folder()), "--continuous-batching"]
         # Left alone its keys and values take most of the machine's memory, which the other servers need.
         made += ["--cb-block-size", "32", "--cb-num-blocks", str(place.rows * place.window // 32)]
         return [*made, "--host", "127.0.0.1", "--port", str(place.port), "--device", "cpu", "--dtype", dtype]
 
-    return Server(TRANSFORMERS, setting, command, "/health", _TRANSFORMERS, model=lambda: str(model_folder()), ignores_eos=False)
+    return Server(TRANSFORMERS, setting, command, "/health", _TRANSFORMERS, model=lambda: str(endless_folder()), ignores_eos=False)
 
 
 # Xinference. The newest transformers that it can be installed with: later ones want a newer click than it allows.
@@ -168,7 +168,7 @@ def _xinference(setting: str, dtype: str) -> Server:
 
     def prepare(place: Place) -> None:
         body = {"model_uid": NAME, "model_name": "qwen2.5-instruct", "model_engine": "transformers", "model_size_in_billions": "0_5"}
-        body |= {"model_format": "pytorch", "quantization": "none", "model_type": "LLM", "model_path": str(model_folder())}
+        body |= {"model_format": "pytorch", "quantization": "none", "model_type": "LLM", "model_path": str(endless_folder())}
         more = {"enable_virtual_env": False, "device": "cpu", "max_num_seqs": place.rows, "torch_dtype": dtype}
         answer = httpx.post(f"{place.url}/v1/models", json=body | more, timeout=300, trust_env=False)
         if answer.status_code != 200:

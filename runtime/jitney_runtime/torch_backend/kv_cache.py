@@ -120,12 +120,13 @@ class KVCache:
         memory, size = self._memory.view(-1), self._memory.nbytes
         self._last = time.monotonic() if highest >= 0 else 0.0
         self._used = max(self._used, (highest + 1) * size // len(self._memory))
-        self._there = max(self._there, self._used)
+        # Looked at once: the thread, in the middle of a page, may be about to move it.
+        self._there = there = max(self._there, self._used)
         if highest < 0:
             self._take(_FIRST)
-        elif self._there < min(size, self._used + _SHORT):
-            memory[self._there // memory.itemsize] = 0
-            self._there += _HUGE_PAGE
+        elif there < min(size, self._used + _SHORT):
+            memory[there // memory.itemsize] = 0
+            self._there = max(self._there, there + _HUGE_PAGE)
         if self._there < min(size, self._used + self._margin // 2) and not (self._filling and self._filling.is_alive()):
             self._filling = threading.Thread(target=self._fill, name="jitney-kv-memory", daemon=True)
             self._filling.start()

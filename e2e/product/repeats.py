@@ -33,6 +33,8 @@ DOWNLOADING = ("slow", "full")
 UNSTARTED = {"pulling": "ImagePullError", "homeless": "InsufficientMemory", "mountless": "MountFailed"}
 # And what not even a pod is made for: a Service of somebody else's has its name.
 TAKEN = ("taken", "NameConflict")
+# And one whose pod is replaced and never restarted, because its node will not have it: no scheduler but a person gives it that node.
+UNWANTED = ("unwanted", "PodEvicted")
 
 CLAIM = "nofolder"
 # Of the claim that the operator makes for a resource's cache.
@@ -81,6 +83,7 @@ def _resources(namespace: str, hub: str, paced: str, registry: str) -> list[dict
         _resource(namespace, "unreachable", "hf://jitney-tests/none", f"http://{network.ADDRESS}:9"),
         _resource(namespace, "slow", "hf://jitney-tests/long", paced, startupTimeoutSeconds=20),
         _resource(namespace, "full", "hf://jitney-tests/long", paced, cache={"type": "PersistentVolumeClaim", "size": "1Gi"}),
+        _unwanted(namespace, hub),
         _resource(namespace, TAKEN[0], "file:///nowhere", hub, replicas=0),
         _resource(namespace, "pulling", "file:///nowhere", hub, image=f"{registry}/none/such:1"),
         _resource(namespace, "homeless", "file:///nowhere", hub, resources=huge),
@@ -145,6 +148,21 @@ def _resource(namespace: str, name: str, model: str, url: str, **spec: Any) -> d
     wish = {"model": model, "env": [{"name": "HF_ENDPOINT", "value": url}], "resources": small, **spec}
     metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": wish}
+
+
+def _unwanted(namespace: str, hub: str) -> dict[str, Any]:
+    nowhere = {"nodeSelector": {"jitney.dev/no-such-node": "yes"}}
+    # Its first pod may wait for its test for long, and no rollout is to be out of time by then.
+    patient = {"resourceProfile": "by-hand", "startupTimeoutSeconds": 7200}
+    return _resource(namespace, UNWANTED[0], "file:///nowhere", hub, scheduling=nowhere, **patient)
+
+
+def give_node(kubectl: Kubectl, pod: dict[str, Any]) -> None:
+    """As a scheduler does that knows less than the node."""
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    target = {"apiVersion": "v1", "kind": "Node", "name": kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")}
+    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+    kubectl("create", f"--raw=/api/v1/namespaces/{namespace}/pods/{name}/binding", "-f", "-", input=json.dumps(binding))
 
 
 def _model(folder: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from product import installation
 from product.eye import Eye, Seen
-from product.repeats import DOWNLOADING, REASONS, TAKEN, UNSTARTED
+from product.repeats import DOWNLOADING, REASONS, TAKEN, UNSTARTED, UNWANTED, give_node
 from product.situations import LABEL
 
 from cluster.kubectl import Kubectl, wait_for
@@ -57,6 +58,40 @@ def test_a_failure_that_repeats_is_written_once(name: str, repeating: str, eye: 
         assert [line for line in lines if name == "slow" or line.startswith("downloading")], "they were to say how far they are"
     assert [found["status"] for found in writes] == []
     # Each start costs the tests that follow seconds of the processor.
+    kubectl("delete", "mdep", name, "-n", repeating, "--wait=false")
+
+
+def test_a_pod_that_its_node_will_not_have_again_is_written_once(repeating: str, eye: Eye, kubectl: Kubectl) -> None:
+    """Each time another takes its place: there is none, it is made, it gets the node, it is over."""
+    if not repeating:
+        pytest.skip("only the local cluster has resources that fail from the beginning on")
+    name, reason = UNWANTED
+
+    def is_over(pod: Seen) -> bool:
+        return _is_of(pod, name, repeating) and pod["status"].get("phase") == "Failed"
+
+    def next_one() -> Seen | None:
+        pods = kubectl.list("pods", repeating, f"--selector={LABEL}={name}")
+        return next((pod for pod in pods if pod["status"].get("phase") == "Pending" and "nodeName" not in pod["spec"]), None)
+
+    def over() -> list[Seen]:
+        """Each of its pods that is, as it first was."""
+        first: dict[str, Seen] = {}
+        for pod in filter(is_over, eye.seen("pods")):
+            first.setdefault(pod["metadata"]["name"], pod)
+        return sorted(first.values(), key=_version)
+
+    for ends in range(1, RESTARTS + 2):
+        give_node(kubectl, wait_for(next_one, 60, f"pod {ends} of {name}"))
+        wait_for(lambda ends=ends: len(over()) >= ends, 60, f"end {ends} of a pod of {name}")  # type: ignore[misc]
+        # So that each state could be told, and not only the last of a burst.
+        wait_for(next_one, 60, f"the pod after {ends} of {name}")
+        time.sleep(1)
+    told, last = _told(eye, name, repeating, reason), over()[-1]
+    writes = _writes(eye, name, repeating, told, _version(last))
+    print(f"\n{name}: {len(over())} pods over, {len(writes)} writes up to the last, and {told['status']['lastFailure']['message']!r}")
+    assert _version(told) < _version(over()[1]), "it was to be told in the first round"
+    assert [found["status"] for found in writes] == []
     kubectl("delete", "mdep", name, "-n", repeating, "--wait=false")
 
 

@@ -56,7 +56,7 @@ class Facts:
     def wanted(self) -> int:
         """Replicas; those of the last good generation where this one is refused, because its children stay."""
         if self.accepted.status == FALSE and self.observed.deployment:
-            return int(self.observed.deployment["spec"].get("replicas", 1))
+            return self.observed.wanted
         return self.mdep.spec.wanted
 
     @property
@@ -67,6 +67,18 @@ class Facts:
     def earlier_pods(self) -> int:
         """Ready pods of a revision before."""
         return sum(pod.ready for pod in self.observed.pods) - self.ready_pods
+
+    @property
+    def replacing(self) -> bool:
+        """The failure is of a pod that is over: the one in its place is not ready, and perhaps not made yet."""
+        return self.failure is not None and any(pod.over and pod.name == self.failure.pod for pod in self.observed.pods)
+
+    @property
+    def current_pods(self) -> int:
+        """One that a node threw out counts until the next is made in its place. That takes the Deployment's controller a moment, and where
+        it goes on and on each round would be two writes else. What keeps the next from being made is another failure, told with the gap."""
+        told = int(self.mdep.status.get("updatedReplicas", 0)) if self.replacing else 0
+        return max(len(self.pods), min(told, self.wanted))
 
     @property
     def complete(self) -> bool:
@@ -105,6 +117,9 @@ def all_of(facts: Facts) -> list[Condition]:
 def scheduled(facts: Facts) -> Condition:
     if facts.failure and facts.failure.schedules:
         return Condition("Scheduled", FALSE, facts.failure.reason, facts.failure.message)
+    if facts.replacing:
+        # Now none, now made, now placed: what is said holds at each of these moments, and how long the next one lasts nobody knows.
+        return Condition("Scheduled", UNKNOWN, "Pending", "A node threw a pod out, and the one in its place is not ready yet.")
     if facts.complete or (len(facts.pods) >= facts.wanted and all(pod.placed for pod in facts.pods)):
         return Condition("Scheduled", TRUE, "Placed", "Every wanted pod has a node.")
     if not facts.pods and facts.draining:
@@ -190,8 +205,8 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
     result: Json = {
         "observedGeneration": mdep.generation,
         # Counted from the pods as the Deployment controller does, which tells it a moment later: what is told here is of one moment.
-        "replicas": sum(not pod.leaving and not pod.over for pod in facts.observed.pods),
-        "updatedReplicas": len(facts.pods),
+        "replicas": sum(not pod.leaving and not pod.over for pod in facts.observed.pods) - len(facts.pods) + facts.current_pods,
+        "updatedReplicas": facts.current_pods,
         "readyReplicas": facts.ready_pods + facts.earlier_pods,
         "selector": f"{LABEL}={mdep.name}",
         "ready": f"{facts.ready_pods + facts.earlier_pods}/{facts.wanted}",

@@ -12,13 +12,14 @@ from jitney_operator.observed import Observed, Pod, Trouble
 from jitney_operator.words import alike
 
 
-def of(observed: Observed, pods: tuple[Pod, ...], told: Json | None = None) -> Failure | None:
-    """The first cause among these pods, or that no pod could be made. `told` is what status.lastFailure says."""
-    told = told or {}
+def of(observed: Observed, pods: tuple[Pod, ...], over: tuple[Pod, ...], status: Json) -> Failure | None:
+    """The first cause among these pods, or that no pod could be made, or what ended those that are `over`. `status` is the one so far."""
+    told = status.get("lastFailure") or {}
     found = (of_pod(pod, observed.pods, observed.troubles.get(pod.uid), told) for pod in sorted(pods, key=lambda pod: pod.name))
     if failure := next(filter(None, found), None) or of_deployment(observed):
         return _as_told(failure, told)
-    return placing.of_the_one_before(observed, pods, told.get("pod", ""))
+    said = {condition["reason"] for condition in status.get("conditions", ())}
+    return placing.of_the_one_before(pods, over, told.get("pod", "") if told.get("reason") in said else "", observed.wanted)
 
 
 def _as_told(failure: Failure, told: Json) -> Failure:

@@ -135,6 +135,11 @@ class Observed:
         return int((self.deployment or {}).get("status", {}).get(name, 0))
 
     @property
+    def wanted(self) -> int:
+        """Pods that the Deployment shall have."""
+        return int(self.deployment["spec"].get("replicas", 1)) if self.deployment else 0
+
+    @property
     def settled(self) -> bool:
         """The Deployment controller has seen the newest spec."""
         body = self.deployment or {}

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 
 from jitney_operator.failure import ADVICE, Failure
-from jitney_operator.observed import Observed, Pod
+from jitney_operator.observed import Pod
 
 # Words for a GPU that a node or its container runtime cannot give.
 DEVICES = re.compile(r"\bcdi\b|nvidia|gpu|cuda|(?<!no space left on )device", re.IGNORECASE)
@@ -49,17 +49,22 @@ def lost(pod: Pod) -> Failure | None:
     return Failure("NodeLost", f"The node {node} has fallen silent; Kubernetes makes another pod when it gives the node up.", pod.name)
 
 
-def of_the_one_before(observed: Observed, pods: tuple[Pod, ...], told: str) -> Failure | None:
-    """Pods that the node threw out are replaced at once, and the next one starts as if nothing had been: until one is ready, why counts."""
-    if not pods:
-        # Between the end of one and the making of the next, what was told still holds.
-        return next((_thrown_out(pod) for pod in observed.pods if pod.over and pod.name == told), None)
-    if any(pod.ready for pod in pods):
+def of_the_one_before(pods: tuple[Pod, ...], over: tuple[Pod, ...], told: str, wanted: int) -> Failure | None:
+    """Pods that a node threw out are replaced at once, and the next ones start as if nothing had been: until one of these is ready, why
+    counts. `pods` and those that are `over` are of one revision; of the one that was `told` the resource says it now."""
+    if sum(pod.ready for pod in pods) >= wanted:
         return None
-    oldest = min(pod.created for pod in pods)
-    thrown_out = [pod for pod in observed.pods if pod.over and pod.template == pods[0].template and pod.failed_at]
-    recent = [pod for pod in thrown_out if abs((_moment(oldest) - _moment(pod.failed_at)).total_seconds()) < REPLACED_WITHIN]
-    return _thrown_out(max(recent, key=lambda pod: pod.failed_at)) if recent else None
+    served = max((pod.created for pod in pods if pod.ready), default="")
+    since = [pod for pod in over if pod.failed_at > served]
+    found = [pod for pod in since if any(_replaces(other, pod) for other in pods if not other.ready)]
+    if not found and len(pods) < wanted:
+        # Between the end of one and the making of the next, what was told still holds.
+        found = [pod for pod in since if pod.name == told]
+    return _thrown_out(max(found, key=lambda pod: pod.failed_at)) if found else None
+
+
+def _replaces(pod: Pod, gone: Pod) -> bool:
+    return abs((_moment(pod.created) - _moment(gone.failed_at)).total_seconds()) < REPLACED_WITHIN
 
 
 def _thrown_out(pod: Pod) -> Failure | None:

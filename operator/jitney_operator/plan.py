@@ -72,8 +72,9 @@ def _facts(
     mdep: ModelDeployment, observed: Observed, verdict: Condition, template: str | None, applied: bool, progress: Progress | None
 ) -> Facts:
     template = template or _live_template(observed)
-    pods = tuple(pod for pod in observed.pods if pod.template == template and not pod.leaving and not pod.over)
-    failure = failures.of(observed, pods, mdep.status.get("lastFailure"))
+    current = [pod for pod in observed.pods if pod.template == template and not pod.leaving]
+    pods, over = tuple(pod for pod in current if not pod.over), tuple(pod for pod in current if pod.over)
+    failure = failures.of(observed, pods, over, mdep.status)
     if failure and progress and sum(not pod.ready for pod in pods) == 1 and _is_overcome(failure.reason, progress.line):
         failure = None
     replaces = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("type") == "Recreate"

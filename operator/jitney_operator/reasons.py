@@ -217,6 +217,9 @@ what is told of a pod stays until an Event names another cause or its sandbox is
 ChildRefused) is tried again every 4 seconds. Between a new generation and the operator's first look the columns still show the word of the
 one before: wait for `observedGeneration`, as `kubectl wait` and everything that knows kstatus do.
 
+What to do about a condition is said of its reason, in the second table; its message, and `status.lastFailure`, name the pod to look at
+(`kubectl logs --previous`, `kubectl describe pod`). ModelLoaded and Scheduled come first: most others follow from them.
+
 | condition | True means |
 |---|---|
 | Accepted | the spec resolves and fits a profile |

@@ -58,7 +58,8 @@ def _load(folder: Path, precision: Precision) -> torch.nn.Module:
 
 
 def _kv_cache(runner: TorchRunner, settings: RuntimeSettings) -> int:
-    runner.attention.memory = None
+    # Whoever holds the memory of the time before, such as a recorded step, lets go of it with the next: here, of a single block.
+    runner.allocate(1)
     before = _anonymous()
     runner.allocate(loading._scheduler(settings, runner.model.config, runner, frozenset()).pool.count)
     for cache in runner.attention.caches:

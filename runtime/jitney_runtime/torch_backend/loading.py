@@ -87,7 +87,8 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     progress.loading(0)
     config = read_config(folder, settings.model, trust)
     if settings.quantization != "none" and getattr(config, "quantization_config", None):
-        raise NotSupportedYet(f"{settings.model} is quantized already: set quantization to none")
+        advice = "set quantization to none (on a CPU, of fp8), or take the checkpoint that is not quantized"
+        raise NotSupportedYet(f"{settings.model} is quantized already: {advice}")
     tokenizer = read_tokenizer(folder, settings.model, trust)
     # On a CPU, weights that are packed as something smaller are read as they are, and keys and values are half as large; what is computed
     # between the products is float32.

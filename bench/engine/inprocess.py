@@ -157,14 +157,14 @@ class Work:
                 seen.append(module)
 
         runner = self._loaded.runner
-        recordings, runner._recordings = runner._recordings, None
+        shortcut, runner._shortcut = runner._shortcut, None
         hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
         try:
             self._add([1, 2, 3], 1)
             self._engine.step()
         finally:
             hook.remove()
-            runner._recordings = recordings
+            runner._shortcut = shortcut
         return seen
 
     def text(self, text: str, rows: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _SHAPE = {
 }
 
 
-def tiny_model(kind: str, attention: str, seed: int = 0, **shape: int) -> PreTrainedModel:
+def tiny_model(kind: str, attention: str, seed: int = 0, **shape: Any) -> PreTrainedModel:
     """A random float32 model of `kind`; the same weights for the same seed, whatever the attention implementation."""
     config = AutoConfig.for_model(kind, **(_SHAPE | TINY[kind] | shape))
     torch.manual_seed(seed)

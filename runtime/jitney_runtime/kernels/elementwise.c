@@ -88,26 +88,38 @@ EXPORT void jitney_silu_mul(const float *gate_up, float *output, long rows, long
     parallel_for(silu_portion, &job, portions(rows), threads);
 }
 
-/* The place of the highest of `count` scores in each row, the first of equals; 0 where all are NaN. */
-EXPORT void jitney_argmax(const float *scores, int64_t *places, long rows, long count)
+struct argmax_job {
+    const float *scores;
+    int64_t *places;
+    long count;
+};
+
+static void argmax_row(const void *argument, long row)
 {
-    for (long row = 0; row < rows; row++, scores += count) {
-        vec tops = fill(-__builtin_inff());
-        long at = 0;
-        for (; at + WIDTH <= count; at += WIDTH) {
-            vec part = load(scores + at);
-            tops = choose(part > tops, part, tops);
-        }
-        float top = tops[0];
-        for (int lane = 1; lane < WIDTH; lane++)
-            top = tops[lane] > top ? tops[lane] : top;
-        for (; at < count; at++)
-            top = scores[at] > top ? scores[at] : top;
-        places[row] = 0;
-        for (at = 0; at < count; at++)
-            if (scores[at] == top) {
-                places[row] = at;
-                break;
-            }
+    const struct argmax_job *job = argument;
+    const float *scores = job->scores + row * job->count;
+    vec tops = fill(-__builtin_inff());
+    long at = 0;
+    for (; at + WIDTH <= job->count; at += WIDTH) {
+        vec part = load(scores + at);
+        tops = choose(part > tops, part, tops);
     }
+    float top = tops[0];
+    for (int lane = 1; lane < WIDTH; lane++)
+        top = tops[lane] > top ? tops[lane] : top;
+    for (; at < job->count; at++)
+        top = scores[at] > top ? scores[at] : top;
+    job->places[row] = 0;
+    for (at = 0; at < job->count; at++)
+        if (scores[at] == top) {
+            job->places[row] = at;
+            break;
+        }
+}
+
+/* The place of the highest of `count` scores in each row, the first of equals; 0 where all are NaN. */
+EXPORT void jitney_argmax(const float *scores, int64_t *places, long rows, long count, unsigned threads)
+{
+    struct argmax_job job = {scores, places, count};
+    parallel_for(argmax_row, &job, rows, threads);
 }

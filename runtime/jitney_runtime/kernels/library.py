@@ -34,7 +34,7 @@ _OTHERS: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "jitney_row_bytes": (_LONG, (_LONG, _LONG)),
     "jitney_pack": (None, (_POINTER, _POINTER, _LONG, _LONG, _LONG, _UNSIGNED)),
     "jitney_attention_supports": (_LONG, (_LONG, _LONG, _LONG)),
-    "jitney_argmax": (None, (_POINTER, _POINTER, _LONG, _LONG)),
+    "jitney_argmax": (None, (_POINTER, _POINTER, _LONG, _LONG, _UNSIGNED)),
     "jitney_replay": (None, (_POINTER, _LONG, _UNSIGNED)),
 }
 

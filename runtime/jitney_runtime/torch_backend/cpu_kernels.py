@@ -162,7 +162,7 @@ def add(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def argmax(scores: torch.Tensor) -> list[int]:
     """scores [rows, count], contiguous -> the place of each row's highest."""
     places = torch.empty(len(scores), dtype=torch.long)
-    _library().jitney_argmax(scores.data_ptr(), places.data_ptr(), *scores.shape)
+    _library().jitney_argmax(scores.data_ptr(), places.data_ptr(), *scores.shape, torch.get_num_threads())
     result: list[int] = places.tolist()
     return result
 

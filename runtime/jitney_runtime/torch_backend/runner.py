@@ -13,7 +13,8 @@ from jitney_runtime.torch_backend.attention import PagedAttention, StepPlan, pla
 from jitney_runtime.torch_backend.graphs import StepGraphs
 from jitney_runtime.torch_backend.kv_cache import LayerShape
 from jitney_runtime.torch_backend.sampler import sample
-from jitney_runtime.torch_backend.tape import Recordings, record_layers
+from jitney_runtime.torch_backend.shortcut import Shortcut
+from jitney_runtime.torch_backend.tape import record_layers
 
 _PROBE_TOKENS = 3
 # What a layer may look back at. Others (chunked attention for one) reach us as plain calls and would be computed as full attention.
@@ -34,7 +35,7 @@ class TorchRunner:
         self.kernel = kernel
         self.attention = PagedAttention()
         self.attention.attach(model)
-        self._recordings: Recordings | None = None
+        self._shortcut: Shortcut | None = None
         self._graphs: StepGraphs | None = None
         self._selects_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._probe()
@@ -72,7 +73,8 @@ class TorchRunner:
         if self.attention.memory is not None and not self.attention.memory.filled:
             self.attention.memory.fill_ahead(-1)
         if self.attention.native and self.device.type == "cpu":
-            self._recordings = record_layers(self.model, self.attention.modules, min(max(rows, tokens), _RECORDED_TOKENS))
+            recordings = record_layers(self.model, self.attention.modules, min(max(rows, tokens), _RECORDED_TOKENS))
+            self._shortcut = Shortcut(self.model, recordings, self._own) if recordings else None
         elif self.attention.native:
             self._graphs = StepGraphs(self._logits, rows, longest or blocks, blocks, self.block_size, self.device)
 
@@ -102,20 +104,19 @@ class TorchRunner:
         if memory is not None and not memory.filled:
             # What lies before a row's new tokens was an earlier step's.
             memory.fill_ahead(max(max(row.blocks[row.start // self.block_size :]) for row in batch.rows))
-        if self._recordings is None:
-            return self._forward(batch)
-        self._recordings.begin(batch.token_count)
-        try:
-            return self._forward(batch)
-        finally:
-            self._recordings.end()
-
-    def _forward(self, batch: ScheduledBatch) -> torch.Tensor:
-        return self._logits(plan_step(batch, self.block_size, self.device))
+        plan = plan_step(batch, self.block_size, self.device)
+        if self._shortcut is None:
+            return self._logits(plan)
+        self.attention.begin(plan)
+        return self._shortcut.logits(plan, max(row.end for row in batch.rows))
 
     def _logits(self, plan: StepPlan) -> torch.Tensor:
         """[sampled, vocabulary]."""
         self.attention.begin(plan)
+        return self._own(plan)
+
+    def _own(self, plan: StepPlan) -> torch.Tensor:
+        """[sampled, vocabulary] by the model's own forward, of the step that has begun."""
         selected = {"logits_to_keep": plan.sampled} if self._selects_logits else {}
         logits: torch.Tensor = self.model(input_ids=plan.ids, position_ids=plan.positions, use_cache=False, **selected).logits[0]
         return logits if self._selects_logits else logits[plan.sampled]

@@ -9,8 +9,8 @@ multiple of it. The first replay is compared, bit by bit, with the model's own r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from jitney_runtime.torch_backend.recording import Memory, Steps, Tape, Unlike
 logger = logging.getLogger(__name__)
 
 # A step of up to so many times the tokens of one that was proven is not compared with the model's own any more.
-_TRUSTED = 2
+TRUSTED = 2
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -79,14 +79,23 @@ def _exchange(tree: Any, places: dict[int, torch.Tensor]) -> Any:
     return tree
 
 
+class Surroundings(NamedTuple):
+    """What the first layer is given beside the states, and the modules that the last one's states go through, but the vocabulary's."""
+
+    given: list[torch.Tensor]
+    following: list[nn.Module]
+
+
 class Recordings:
     """What was recorded of one model, and what the running step does with it. Engine thread only.
 
     The runner calls `begin` before each forward pass and `end` after it, whatever happened; the layers call `enter` in between.
     """
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, beside: list[nn.Module]) -> None:
+        """`beside`: the modules that stand next to the list of layers."""
         self._max_tokens = max_tokens
+        self._beside = beside
         self._memory = Memory(max_tokens)
         self._first: Tape | None = None
         self._steps: Steps | None = None
@@ -100,6 +109,38 @@ class Recordings:
         self._places: dict[int, torch.Tensor] = {}
         self._previous: Any = None
         self._expected: torch.Tensor | None = None
+        # Of a pass that only looks:
+        self._looks = False
+        self._given: list[torch.Tensor] = []
+        self._left: torch.Tensor | None = None
+
+    def trusts(self, tokens: int) -> bool:
+        """Whether a step of so many tokens is replayed and not compared any more."""
+        return self._steps is not None and tokens <= min(self._max_tokens, TRUSTED * self._steps.proven)
+
+    def replay(self, inputs: list[torch.Tensor], tokens: int) -> torch.Tensor:
+        """The layers of a step that is trusted, of the states and whatever else the first layer is given -> the last one's states."""
+        assert self._steps is not None
+        return self._steps.replay(inputs, tokens)
+
+    def look(self, run: Callable[[], object]) -> Surroundings:
+        """What surrounds the layers in `run`, a pass of the model whose layers compute nothing: they give back what they get."""
+        following: list[nn.Module] = []
+
+        def follow(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if self._left is not None and inputs and inputs[0] is self._left:
+                following.append(module)
+                self._left = output
+
+        hooks = [module.register_forward_hook(follow) for module in self._beside]
+        self._looks, self._given, self._left = True, [], None
+        try:
+            run()
+            return Surroundings(self._given, following)
+        finally:
+            self._looks, self._given, self._left = False, [], None
+            for hook in hooks:
+                hook.remove()
 
     def begin(self, tokens: int) -> None:
         """A step of so many tokens begins."""
@@ -120,6 +161,11 @@ class Recordings:
 
     def enter(self, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
         """What layer number `place` answers in this step."""
+        if self._looks:
+            if place == 0:
+                self._given = _floats(args, kwargs)
+            self._left = hidden if last else None
+            return hidden
         if place == 0 and self._replays and self._steps and not self._steps.fits(_floats(hidden, args, kwargs), self._tokens):
             self._replays = False
         if self._replays and self._steps:
@@ -155,7 +201,7 @@ class Recordings:
         return None
 
     def _replay(self, steps: Steps, layer: nn.Module, place: int, last: bool, hidden: torch.Tensor, args: Any, kwargs: Any) -> Any:
-        if self._tokens > _TRUSTED * steps.proven:
+        if self._tokens > TRUSTED * steps.proven:
             # And the model's own run, which answers: it does not use the recordings' memory, and what it stores in the cache is the same.
             if place == 0:
                 self._expected = steps.replay(_floats(hidden, args, kwargs), self._tokens).clone()
@@ -219,12 +265,14 @@ class RecordedLayer(nn.Module):
 
 def record_layers(model: nn.Module, attending: set[int], max_tokens: int) -> Recordings | None:
     """Exchange the decoder's layers, in place. `attending`: ids of the attention modules; None where no list has one in each layer."""
-    for stack in model.modules():
-        if isinstance(stack, nn.ModuleList) and len(stack) == len(attending) and all(_attends(layer, attending) for layer in stack):
-            recordings = Recordings(max_tokens)
-            for place, layer in enumerate(list(stack)):
-                stack[place] = RecordedLayer(recordings, layer, place, place == len(stack) - 1)
-            return recordings
+    for owner in model.modules():
+        children = list(owner.children())
+        for stack in children:
+            if isinstance(stack, nn.ModuleList) and len(stack) == len(attending) and all(_attends(layer, attending) for layer in stack):
+                recordings = Recordings(max_tokens, [child for child in children if child is not stack])
+                for place, layer in enumerate(list(stack)):
+                    stack[place] = RecordedLayer(recordings, layer, place, place == len(stack) - 1)
+                return recordings
     return None
 
 

@@ -22,9 +22,9 @@ PARAMS = SamplingParams(max_tokens=1)
 
 
 def runner_for(
-    kind: str, kernel: str = "native", spoil: bool = False, precision: Precision = Precision.FLOAT32, tokens: int = 512
+    kind: str, kernel: str = "native", spoil: bool = False, precision: Precision = Precision.FLOAT32, tokens: int = 512, **shape: Any
 ) -> TorchRunner:
-    model = tiny_model(kind, attention.NAME)
+    model = tiny_model(kind, attention.NAME, **shape)
     use_kernels(model, kernel, precision)
     if spoil:
         model.get_submodule("model.layers.1.self_attn.o_proj").register_forward_hook(lambda module, inputs, output: output * 1.0)
@@ -104,7 +104,7 @@ def test_replayed_steps_are_bitwise_the_models_own(kind: str, precision: Precisi
     monkeypatch.setattr(linears, "_seconds", lambda candidates, *rest: {made: place for place, made in enumerate(candidates)})
     recorded, plain = (runner_for(kind, precision=precision) for _ in range(2))
     # Its layers stay in their recorded shells, which do nothing unless a step begins.
-    plain._recordings = None
+    plain._shortcut = None
     runs = layer_runs(recorded)
     steps = [(at, 1 + at * 5 % 4) for at in range(BLOCK)] * 4
     for number, (at, rows) in enumerate(steps):
@@ -117,7 +117,7 @@ def test_replayed_steps_are_bitwise_the_models_own(kind: str, precision: Precisi
 
 def test_a_step_of_more_tokens_than_there_is_room_for_runs_the_models_python():
     runner, right = runner_for("llama", tokens=20), runner_for("llama", tokens=20)
-    right._recordings = None
+    right._shortcut = None
     runs = layer_runs(runner)
     for length in (3, 4, 5, 20, 21, 30, 6):
         assert torch.equal(logits(runner, mixed(0, (length,), 0)), logits(right, mixed(0, (length,), 0)))
@@ -130,8 +130,8 @@ def test_a_model_that_computes_something_else_is_not_recorded(caplog: pytest.Log
     for at in range(4):
         assert torch.equal(logits(runner, decode(3 + at, at)), logits(spoiled, decode(3 + at, at)))
     assert "not recorded for this model: it computes aten.mul.Tensor" in caplog.text
-    assert spoiled._recordings is not None
-    assert not spoiled._recordings._possible
+    assert spoiled._shortcut is not None
+    assert not spoiled._shortcut.recordings._possible
 
 
 def test_a_replay_that_differs_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
@@ -160,9 +160,9 @@ def test_a_step_that_fails_while_it_is_recorded_leaves_nothing_behind(monkeypatc
     monkeypatch.setattr(fusions.GatedMLP, "forward", forward)
     for at in range(4):
         assert torch.equal(logits(runner, decode(3 + at, at)), logits(right, decode(3 + at, at)))
-    assert runner._recordings is not None
-    assert runner._recordings._steps is not None
-    assert runner._recordings._steps.proven
+    assert runner._shortcut is not None
+    assert runner._shortcut.recordings._steps is not None
+    assert runner._shortcut.recordings._steps.proven
 
 
 def test_steps_that_differ_in_more_than_their_tokens_are_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
@@ -175,7 +175,7 @@ def test_steps_that_differ_in_more_than_their_tokens_are_given_up(monkeypatch: p
         return forward(self, forward(self, hidden) if hidden.shape[1] > 2 else hidden)
 
     monkeypatch.setattr(fusions.GatedMLP, "forward", twice)
-    right._recordings = None
+    right._shortcut = None
     for at in range(5):
         assert torch.equal(logits(runner, decode(2 + at, at)), logits(right, decode(2 + at, at)))
     assert "two steps differ in more than their numbers of tokens" in caplog.text
@@ -216,7 +216,7 @@ def test_models_whose_parts_are_not_ours_keep_their_own_way():
     runner = runner_for("gemma3_text")
     for at in range(3):
         logits(runner, decode(3 + at, at))
-    assert runner._recordings is None or runner._recordings._steps is None
+    assert runner._shortcut is None or runner._shortcut.recordings._steps is None
 
 
 def test_fusing_leaves_alone_what_only_looks_alike():
@@ -249,7 +249,7 @@ def test_what_a_replay_would_not_know_is_not_recorded(other: str):
         def forward(self, hidden: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
             return cpu_kernels.add(hidden, extra)
 
-    recordings = tape.Recordings(8)
+    recordings = tape.Recordings(8, [])
     layers = [tape.RecordedLayer(recordings, Layer(), place, place == 2) for place in range(3)]
 
     def run(hidden: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

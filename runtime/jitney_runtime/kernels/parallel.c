@@ -17,6 +17,8 @@
 #define MOST_THREADS 64
 /* Looks before a thread stops spinning: some 100 us, longer than the gap between two kernels of a recorded step. */
 #define PATIENCE 2000
+/* Of them, from one at which whoever waits for this core may have it to the next: between two items nobody waits for a helper. */
+#define BETWEEN 32
 
 /* The items of one thread, on a cache line of its own because others take from it too. */
 struct part {
@@ -61,7 +63,10 @@ static uint32_t next_epoch(uint32_t seen)
         uint32_t now = atomic_load(&epoch);
         if (now != seen)
             return now;
-        pause_briefly();
+        if (look % BETWEEN == BETWEEN - 1)
+            sched_yield();
+        else
+            pause_briefly();
     }
     atomic_fetch_add(&asleep, 1);
     while (atomic_load(&epoch) == seen)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -92,6 +93,7 @@ class Lifecycle:
         if not serving.tokenizer.chat_template:
             logger.warning("%s has no chat template: every chat request will be refused", self.settings.model)
         serving.engine.start()
+        _give_way()
         self.state.metrics.load_seconds.set(asyncio.get_running_loop().time() - started)
         self.state.serving = serving
         logger.info("ready: %s on http://%s:%d/v1", self.settings.served_model_name, self.settings.host, self.settings.port)
@@ -126,6 +128,14 @@ class Lifecycle:
         logger.error("the server cannot start: %s", line, exc_info=error if error.__cause__ or not expected else None)
         write_termination_line(self.settings.termination_log, line)
         return error.exit_code if isinstance(error, StartError) else StartError.exit_code
+
+
+def _give_way() -> None:
+    """This thread, and those it makes from now on, take no core from a kernel in the middle of its work, for which the whole step would
+    wait: they get one as soon as a kernel's thread has nothing to do. The engine's thread, made before, does not."""
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _listener(settings: RuntimeSettings) -> socket.socket:

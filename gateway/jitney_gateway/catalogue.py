@@ -12,13 +12,16 @@ import yaml
 from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.launch import Launch
 
+# The runtime's own bound: models of more weights lose less by 4 bits.
+_SMALL = 10**9
+
 
 @dataclass(frozen=True)
 class Entry:
     """One size of a model. `parameters` as stored, `context` in tokens, `kv_elements` per token: keys and values of all layers.
 
     Of the weights `scores` are the vocabulary's, int8 at least where the model is quantized, `table` is never smaller than bfloat16 and
-    `wide` on a CPU always float32; 0 where that is not known.
+    `wide` on a CPU always float32, `delicate` int8 in int4; 0 where that is not known.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Entry:
     table: int = 0
     wide: int = 0
     tied: bool = False
+    delicate: int = 0
 
     @classmethod
     def parse(cls, name: str, size: str, values: Mapping[str, Any]) -> Self:
@@ -51,7 +55,17 @@ class Entry:
             table=0 if scaled else scores,
             wide=wide,
             tied=bool(values.get("tied")),
+            delicate=_delicate(values),
         )
+
+
+def _delicate(values: Mapping[str, Any]) -> int:
+    """As the operator counts them."""
+    if values["parameters"] > _SMALL:
+        return 0
+    if not {"hidden", "heads", "intermediate"} <= values.keys():
+        return int(values["parameters"])
+    return int(values["layers"] * values["hidden"] * (values["intermediate"] + (values["heads"] + values["kvHeads"]) * values["headDim"]))
 
 
 def _experts(values: Mapping[str, Any]) -> int:

@@ -14,7 +14,9 @@ from jitney_operator.errors import Rejected, SettingsError
 
 # As the resource's own, and its status.resolved, may be.
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_COUNTED = ("hidden", "vocabulary", "experts", "expertIntermediate")
+# The runtime's own bound: models of more weights lose less by 4 bits.
+_SMALL = 10**9
+_COUNTED = ("hidden", "heads", "intermediate", "vocabulary", "experts", "expertIntermediate")
 NEEDED = ("repository", "parameters", "layers", "kvHeads", "headDim", "context")
 
 
@@ -37,6 +39,8 @@ class Model:
     # Of `parameters`, what is never smaller than bfloat16, and what on a CPU is always float32.
     table: int = 0
     wide: int = 0
+    # And what a CPU keeps as int8 in int4.
+    delicate: int = 0
 
     @classmethod
     def parse(cls, size: str, values: Mapping[str, Any]) -> Self:
@@ -54,8 +58,18 @@ class Model:
             revision=values.get("revision"),
             scores=embedding,
             table=0 if scaled else embedding,
+            delicate=_delicate(values),
             wide=_experts(values) + (embedding if scaled else 0),
         )
+
+
+def _delicate(values: Mapping[str, Any]) -> int:
+    """Weights of the value, output and down projections of a small model; all where the entry does not say how large they are."""
+    if values["parameters"] > _SMALL:
+        return 0
+    if not {"hidden", "heads", "intermediate"} <= values.keys():
+        return int(values["parameters"])
+    return int(values["layers"] * values["hidden"] * (values["intermediate"] + (values["heads"] + values["kvHeads"]) * values["headDim"]))
 
 
 def _experts(values: Mapping[str, Any]) -> int:

@@ -56,7 +56,9 @@ def weight_bytes(model: Model, device: str, form: str = "none") -> int:
     rest = max(0, model.parameters - model.table - own)
     wide = min(model.wide, rest)
     scores = model.scores if form in QUANTIZED or device == "cpu" else own
-    return int((rest - wide) * layer + scores * score) + model.table * width + wide * (WIDE if device == "cpu" else width)
+    delicate = min(model.delicate, rest - wide) if form == "int4" and device == "cpu" and model.scores else 0
+    layers = (rest - wide - delicate) * layer + delicate * QUANTIZED["int8"]
+    return int(layers + scores * score) + model.table * width + wide * (WIDE if device == "cpu" else width)
 
 
 def estimate(model: Model, device: str, max_num_seqs: int, max_model_len: int, form: str = "none") -> Estimate:

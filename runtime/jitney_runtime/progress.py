@@ -32,5 +32,9 @@ class Progress:
     def loading(self, percent: int) -> None:
         self.step = Step(Stage.LOADING, f"loading {percent} %")
 
+    def rounding(self, done: int, count: int) -> None:
+        """Linear layers whose weights are made smaller."""
+        self.step = Step(Stage.LOADING, f"loading 100 %, rounding layer {done}/{count}")
+
     def warming_up(self) -> None:
         self.step = Step(Stage.WARMING_UP, "warming up")

@@ -88,6 +88,7 @@ def _made(kind: str, folder: Path) -> tuple[Model, Path]:
     made.save_pretrained(folder)
     config = made.config
     values = {"layers": config.num_hidden_layers, "kvHeads": config.num_key_value_heads, "context": WINDOW, "repository": "a/b"}
+    values |= {"intermediate": config.intermediate_size, "heads": config.num_attention_heads}
     values |= {"vocabulary": config.vocab_size, "hidden": config.hidden_size, "tied": config.tie_word_embeddings}
     values |= {"scaledEmbedding": kind == "gemma3_text"}
     values |= {"headDim": made.model.layers[0].self_attn.head_dim, "parameters": sum(weight.numel() for weight in made.parameters())}

@@ -44,12 +44,17 @@ def in_the_operator(size: str, written: Json) -> Json:
 
 
 def in_a_quantized_model(written: Json) -> Json:
-    """Weights that score the vocabulary, and that are kept as bfloat16 and as float32; 0 where an entry does not say."""
+    """Weights that score the vocabulary, that are kept as bfloat16, as float32, and as int8 in int4; 0 where an entry does not say."""
     scores, scaled = written.get("vocabulary", 0) * written.get("hidden", 0), "scaledEmbedding" in written
     wide = scores if scaled else 0
     if "experts" in written:
         wide += written["layers"] * written["experts"] * written["hidden"] * (3 * written["expertIntermediate"] + 1)
-    return {"scores": scores, "table": 0 if scaled else scores, "wide": wide}
+    delicate = written["parameters"] if written["parameters"] <= 10**9 else 0
+    if delicate and "intermediate" in written:
+        delicate = (
+            written["layers"] * written["hidden"] * (written["intermediate"] + (written["heads"] + written["kvHeads"]) * written["headDim"])
+        )
+    return {"scores": scores, "table": 0 if scaled else scores, "wide": wide, "delicate": delicate}
 
 
 def in_the_front_door(name: str, size: str, written: Json) -> Json:

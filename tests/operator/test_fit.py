@@ -34,8 +34,10 @@ def test_weights_and_keys_and_values_are_counted_in_the_runtimes_dtype(device: s
 def test_quantized_are_the_linear_layers(quantization: str, bits: int, device: str):
     found = fit.estimate(SMOLLM2, device, 16, 2048, quantization)
     table, layers = 49_152 * 576, SMOLLM2.parameters - 49_152 * 576
+    # Of a small model a CPU keeps 30 value projections, to 3 heads of 64, those from 9 heads, and down projections, from 1,536, in int8.
+    delicate = 30 * 576 * ((3 + 9) * 64 + 1536) if device == "cpu" else 0
     # What scores the vocabulary is a copy of the table, int8 in both, and the table itself bfloat16.
-    assert found.weights == pytest.approx(layers * bits / 8 + table + 2 * table, rel=0.01)
+    assert found.weights == pytest.approx((layers - delicate) * bits / 8 + delicate + table + 2 * table, rel=0.01)
     assert found.kv_cache == 16 * 2048 * 2 * 30 * 3 * 64 * 2
 
 

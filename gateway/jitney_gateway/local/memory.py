@@ -84,7 +84,9 @@ def _weights(launch: Launch, entry: Entry) -> int:
     own = 0 if entry.tied else entry.scores
     rest = max(0, entry.parameters - entry.table - own)
     wide = min(entry.wide, rest)
-    return int((rest - wide) * layer + entry.scores * score) + entry.table * width + wide * WIDE
+    delicate = min(entry.delicate, rest - wide) if launch.quantization == "int4" and entry.scores else 0
+    layers = (rest - wide - delicate) * layer + delicate * QUANTIZED["int8"]
+    return int(layers + entry.scores * score) + entry.table * width + wide * WIDE
 
 
 def _bytes(launch: Launch) -> int:

@@ -114,24 +114,24 @@ def _rotates(states: torch.Tensor, cos: torch.Tensor) -> bool:
     return states.dim() == 4 and cos.shape == (1, states.shape[2], states.shape[3])
 
 
-def fuse(model: nn.Module, product: Product, device: torch.device = _CPU) -> None:
+def fuse(model: nn.Module, product: Product, device: torch.device = _CPU, apart: frozenset[int] = frozenset()) -> None:
     """Replace what can be in place, joined products by what `product` makes of them; linear layers are not packed yet. `device` is where
-    the model will be, wherever it is now; norms are float32 on a CPU."""
+    the model will be, wherever it is now; norms are float32 on a CPU. Linear layers whose id is in `apart` are not joined with others."""
     found: Counter[str] = Counter()
-    _fuse_children(model, product, device, found)
+    _fuse_children(model, product, device, apart, found)
     found["rotary embeddings"] = sum(_rotary(file, device) for file in {type(module).__module__ for module in model.modules()})
     logger.info("fused for our kernels: %s", dict(found))
 
 
-def _fuse_children(parent: nn.Module, product: Product, device: torch.device, found: Counter[str]) -> None:
+def _fuse_children(parent: nn.Module, product: Product, device: torch.device, apart: frozenset[int], found: Counter[str]) -> None:
     """Layer by layer, so that the weights of a replaced part are freed before the next is made."""
-    found["projections"] += _projections(parent, product)
+    found["projections"] += _projections(parent, product, apart)
     for name, child in list(parent.named_children()):
         if made := _norm(child, device) or _mlp(child, product, device):
             setattr(parent, name, made)
             found[type(made).__name__] += 1
         else:
-            _fuse_children(child, product, device, found)
+            _fuse_children(child, product, device, apart, found)
 
 
 def _norm(module: nn.Module, device: torch.device = _CPU) -> RMSNorm | None:
@@ -168,12 +168,15 @@ def _mlp(module: nn.Module, product: Product, device: torch.device = _CPU) -> Ga
     return GatedMLP(product(joined), down)
 
 
-def _projections(parent: nn.Module, product: Product) -> int:
+def _projections(parent: nn.Module, product: Product, apart: frozenset[int]) -> int:
     layers = _linear_children(parent, ("q_proj", "k_proj", "v_proj"))
     if layers is None or len({(layer.in_features, layer.bias is None) for layer in layers}) != 1:
         return 0
-    shared = Shared(layers, product)
-    for place, (name, layer) in enumerate(zip(("q_proj", "k_proj", "v_proj"), layers, strict=True)):
+    joined = {name: layer for name, layer in zip(("q_proj", "k_proj", "v_proj"), layers, strict=True) if id(layer) not in apart}
+    if len(joined) < 2:
+        return 0
+    shared = Shared([*joined.values()], product)
+    for place, (name, layer) in enumerate(joined.items()):
         setattr(parent, name, SharedLinear(shared, place, layer))
     return 1
 

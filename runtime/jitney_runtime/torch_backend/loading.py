@@ -28,6 +28,7 @@ from jitney_runtime.torch_backend.checkpoint import (
     read_weights,
     reading,
 )
+from jitney_runtime.torch_backend.compensation import calibration
 from jitney_runtime.torch_backend.cpu_kernels import Format
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.cuda_model import use_cuda
@@ -99,7 +100,8 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     at = device if precision is Precision.FLOAT32 else torch.device("cpu")
     model = read_weights(folder, settings.model, config, at, stored, progress, trust)
     if device.type == "cpu":
-        precision = use_kernels(model, settings.kernel, precision)
+        text = calibration(tokenizer, context_window(None, config)) if precision is Precision.INT4 else None
+        precision = use_kernels(model, settings.kernel, precision, text, progress.rounding)
     else:
         use_cuda(model, settings.kernel, precision, device)
     # Not what was chosen before: where no kernel of ours computes rightly, all is float32.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 from collections.abc import Callable
 
 import torch
@@ -38,7 +39,8 @@ class Shortcut:
         self._vocabulary: nn.Module | None = model.get_output_embeddings()  # type: ignore[operator]
         fixed = all(getattr(module, "rope_type", "default") in _FIXED for module in model.modules())
         self._possible = fixed and self._vocabulary is not None and "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._places = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)  # type: ignore[union-attr, operator]
+        places = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr, operator]
+        self._places = int(places or sys.maxsize)
         # [positions, dim] each, of the layers' inputs beside the states.
         self._tables: list[torch.Tensor] = []
         self._known = 0
@@ -48,17 +50,26 @@ class Shortcut:
 
     def logits(self, plan: StepPlan, furthest: int) -> torch.Tensor:
         """[sampled, vocabulary] of the step that has begun, whose positions are less than `furthest`."""
-        if not self._possible or not self.recordings.trusts(plan.places) or not self._knows(furthest):
+        if not self._possible or not self.recordings.trusts(plan.places):
             return self._recorded(plan)
         if plan.places <= TRUSTED * self.proven:
-            return self._short(plan)
-        found = self._short(plan)
+            return self._short(plan) if self._knows(furthest) else self._recorded(plan)
+        # No scores tell nothing.
+        found = self._tried(plan, furthest) if len(plan.sampled) else None
         wanted = self._recorded(plan)
-        if torch.equal(found, wanted):
+        if found is not None and torch.equal(found, wanted):
             self.proven = plan.places
-        else:
+        elif found is not None:
             self._give_up("the scores differ")
         return wanted
+
+    def _tried(self, plan: StepPlan, furthest: int) -> torch.Tensor | None:
+        """The first time, with parts of a model that may want something else."""
+        try:
+            return self._short(plan) if self._knows(furthest) else None
+        except Exception as error:
+            self._give_up(f"{type(error).__name__}: {error}")
+            return None
 
     def _recorded(self, plan: StepPlan) -> torch.Tensor:
         self.recordings.begin(plan.places)
@@ -83,8 +94,7 @@ class Shortcut:
         """Whether the tables reach so far, after they were made to."""
         while self._known < furthest and self._possible:
             # No further than the model goes, which may have a table of its own.
-            until = max(furthest, min(self._known + _AHEAD, self._places))
-            self._look_up(until)
+            self._look_up(min(self._known + _AHEAD, max(furthest, self._places)))
         return self._possible
 
     def _look_up(self, until: int) -> None:
@@ -94,7 +104,7 @@ class Shortcut:
             return self._model(input_ids=torch.zeros_like(positions), position_ids=positions, use_cache=False, logits_to_keep=1)
 
         seen = self.recordings.look(run)
-        if seen is None or any(tensor.dim() != 3 or tensor.shape[:2] != positions.shape for tensor in seen.given):
+        if any(tensor.dim() != 3 or tensor.shape[:2] != positions.shape for tensor in seen.given):
             self._give_up("its layers are given something else than numbers of a position")
             return
         self._tables = [torch.cat([*self._tables[place : place + 1], tensor[0]]) for place, tensor in enumerate(seen.given)]

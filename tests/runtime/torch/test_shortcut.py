@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from jitney_runtime.torch_backend import shortcut
+from jitney_runtime.engine.model_runner import ScheduledBatch
+from jitney_runtime.torch_backend import linears, shortcut
+from jitney_runtime.torch_backend.linears import Precision
 from jitney_runtime.torch_backend.runner import TorchRunner
 
 from .test_tape import BLOCK, decode, layer_runs, logits, mixed, runner_for
@@ -29,11 +32,14 @@ def plain(kind: str, **shape: Any) -> TorchRunner:
     return runner
 
 
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16, Precision.INT4])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral"])
-def test_the_models_own_python_is_not_run_once_its_scores_were_compared(kind: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_models_own_python_is_not_run_once_its_scores_were_compared(kind: str, precision: Precision, monkeypatch: pytest.MonkeyPatch):
     """Whatever the rows are, whoever of them is sampled, and beyond the positions that were known."""
     monkeypatch.setattr(shortcut, "_AHEAD", 3)
-    runner, right = runner_for(kind), plain(kind)
+    # Both with the same kernel, whatever the clock would say.
+    monkeypatch.setattr(linears, "_seconds", lambda candidates, *rest: {made: place for place, made in enumerate(candidates)})
+    runner, right = runner_for(kind, precision=precision), plain(kind, precision=precision)
     runs = passes(runner)
     for at in range(5):
         assert torch.equal(logits(runner, mixed(2, (5, 20 + at), 0)), logits(right, mixed(2, (5, 20 + at), 0)))
@@ -77,6 +83,30 @@ def test_scores_that_are_changed_afterwards_are_the_models_own(caplog: pytest.Lo
         assert torch.equal(logits(runner, decode(3 + at % 2, at)), logits(right, decode(3 + at % 2, at)))
     assert "only the layers of this model are replayed: the scores differ" in caplog.text
     assert len(layers) < BLOCK
+
+
+def test_a_step_without_scores_proves_nothing():
+    """A long chunk of a prompt that samples nothing comes first."""
+    runner, right = runner_for("llama"), plain("llama")
+    for made in (runner, right):
+        made.model.register_forward_hook(lambda model, inputs, output: output.__class__(logits=output.logits / 3))
+    for length in range(20, 26):
+        chunk = ScheduledBatch((replace(mixed(0, (length,), 0).rows[0], sample=False),))
+        assert torch.equal(logits(runner, chunk), logits(right, chunk))
+    assert runner._shortcut is not None
+    assert not runner._shortcut.proven
+    for at in range(BLOCK):
+        assert torch.equal(logits(runner, decode(3 + at % 2, at)), logits(right, decode(3 + at % 2, at)))
+
+
+@pytest.mark.parametrize("part", ["_short", "_look_up"])
+def test_what_fails_on_the_short_way_goes_the_models_own(part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    runner, right = runner_for("llama"), plain("llama")
+    monkeypatch.setattr(shortcut.Shortcut, part, lambda self, *given: 1 / 0)
+    for at in range(BLOCK):
+        assert torch.equal(logits(runner, decode(3 + at % 2, at)), logits(right, decode(3 + at % 2, at)))
+    assert "only the layers of this model are replayed: ZeroDivisionError" in caplog.text
 
 
 def test_a_difference_is_seen_and_the_models_own_scores_answer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):

@@ -11,12 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.engine.bench import ALONE, LONG, Bench
+from bench.engine import machine
+from bench.engine.bench import ALONE, LONG, Bench, Found
 from bench.engine.checks import AIM, MISS, PASS, TOLD, Check
 from bench.engine.fleet import Fleet
 from bench.engine.load import Failed, Heard, Round
 from bench.engine.model import endless_folder, model_folder
 from bench.engine.permuted import permuted
+from bench.engine.results import Results
 from bench.engine.rounds import Compared
 from bench.engine.rows.curves import step
 from bench.engine.rows.throughput import _against
@@ -111,6 +113,26 @@ def test_a_peer_that_cannot_ignore_the_end_gets_a_model_without_one():
     assert ends[0] == ends[1] != ends[2] == ends[3]
     assert (folder / "model.safetensors").resolve() == (own / "model.safetensors").resolve()
     assert (folder / "tokenizer.json").read_bytes() == (own / "tokenizer.json").read_bytes()
+
+
+def test_another_runtime_is_measured_anew_and_the_peers_settings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    now = {True: "this runtime", False: "these peers"}
+    monkeypatch.setattr(machine, "subject", lambda runtime: now[runtime])
+    file = tmp_path / "results.json"
+    kept = Results(file, fresh=False)
+    for row in ("settings", "1"):
+        kept.put(row, ["vllm"], 2, Found([], {"of": row}))
+    assert Results(file, fresh=False).get("1", ["vllm"]) == Found([], {"of": "1"})
+    assert Results(file, fresh=False).get("1", ["llamacpp"]) is None
+    assert not Results(file, fresh=False).begun_anew
+    now[True] = "another runtime"
+    again = Results(file, fresh=False)
+    assert again.begun_anew
+    assert again.get("1", ["vllm"]) is None
+    assert again.get("settings", ["vllm"]) == Found([], {"of": "settings"})
+    assert again.rounds == "2"
+    now[False] = "other peers"
+    assert Results(file, fresh=False).get("settings", ["vllm"]) is None
 
 
 def test_other_channels_are_the_same_model_and_no_group_stays():

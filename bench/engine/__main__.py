@@ -97,19 +97,19 @@ def _whole(bench: Bench, rows: tuple[str, ...], again: bool, fresh: bool) -> dic
     """Every row that was asked for and those that were measured before. RESULTS.md is written after each."""
     kept = Results.of_cache(fresh)
     if kept.begun_anew:
-        say("the machine or the runtime has changed since the last run: every row is measured anew")
+        say("the machine, the bench or the runtime has changed since the last run: what depends on it is measured anew")
     found = {row: one for row in ROWS if (one := kept.get(row, bench.peers)) is not None}
     bench.speeds = _tried(found)
     for row in rows:
         if again or row not in found:
             say(f"row {row}")
             found[row] = ROWS[row](bench)
-            kept.put(row, bench.peers, found[row])
+            kept.put(row, bench.peers, bench.rounds, found[row])
             for check in found[row].checks:
                 say(f"  {' '.join(check.cells())}")
         bench.speeds = _tried(found)
         ordered = {name: found[name] for name in ROWS if name in found}
-        results.write(ordered, [name for name in ROWS if name not in found], bench.peers, kept.dates)
+        results.write(ordered, [name for name in ROWS if name not in found], bench.peers, kept)
     return {name: found[name] for name in ROWS if name in found}
 
 

@@ -45,11 +45,15 @@ def versions(peers: tuple[str, ...]) -> str:
     return "; ".join(found)
 
 
-def subject() -> str:
-    """Changes with the machine, the runtime, its packages and the bench: what was measured otherwise is no row of this run."""
+@cache
+def subject(runtime: bool = True) -> str:
+    """Changes with the machine, the bench, our packages and, where it is about it, the runtime: what was measured otherwise is no row of
+    this run."""
     digest = hashlib.sha256(described().encode())
-    sources = [*(ROOT / "runtime" / "jitney_runtime").rglob("*"), *(ROOT / "bench" / "engine").rglob("*"), ROOT / "uv.lock"]
+    sources = [*(ROOT / "bench" / "engine").rglob("*"), ROOT / "uv.lock"]
+    if runtime:
+        sources += (ROOT / "runtime" / "jitney_runtime").rglob("*")
     for file in sorted(sources):
-        if file.suffix in (".py", ".c", ".h", ".lock"):
+        if file.suffix in (".py", ".c", ".h", ".cu", ".lock", ".txt"):
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -21,15 +21,18 @@ TRIED = FOLDER / "TRIED.md"
 HEADS = ("row", "what", "found", "must", "aim", "", "figures")
 
 
+# The row that is about the peers alone: another runtime is the same to it.
+OF_THE_PEERS = "settings"
+
+
 class Results:
-    """`kept` by the row's name. A file of another machine or another runtime is no part of this run."""
+    """`kept` by the row's name. What was found on another machine or of another runtime is no part of this run."""
 
     def __init__(self, file: Path, fresh: bool) -> None:
         self._file = file
-        self._subject = machine.subject()
-        found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() and not fresh else {}
-        self.begun_anew = bool(found) and found.get("subject") != self._subject
-        self._rows: dict[str, dict[str, Any]] = {} if self.begun_anew else found.get("rows", {})
+        kept: dict[str, Any] = json.loads(file.read_text())["rows"] if file.is_file() and not fresh else {}
+        self._rows: dict[str, dict[str, Any]] = {row: one for row, one in kept.items() if one.get("subject") == _subject(row)}
+        self.begun_anew = len(self._rows) < len(kept)
 
     @classmethod
     def of_cache(cls, fresh: bool) -> Results:
@@ -42,18 +45,29 @@ class Results:
             return None
         return Found([Check(**check) for check in kept["checks"]], kept["figures"])
 
-    def put(self, row: str, peers: Sequence[str], found: Found) -> None:
+    def put(self, row: str, peers: Sequence[str], rounds: int, found: Found) -> None:
         checks = [asdict(check) for check in found.checks]
         date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-        self._rows[row] = {"peers": list(peers), "checks": checks, "figures": found.figures, "date": date}
+        one = {"subject": _subject(row), "peers": list(peers), "rounds": rounds, "checks": checks, "figures": found.figures, "date": date}
+        self._rows[row] = one
         self._file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps({"subject": self._subject, "rows": self._rows}, indent=1))
+        unfinished.write_text(json.dumps({"rows": self._rows}, indent=1))
         unfinished.rename(self._file)
 
     @property
     def dates(self) -> list[str]:
         return sorted(kept["date"] for kept in self._rows.values())
+
+    @property
+    def rounds(self) -> str:
+        """Of every row, as words."""
+        counted = sorted({kept["rounds"] for kept in self._rows.values()})
+        return " or ".join(map(str, counted))
+
+
+def _subject(row: str) -> str:
+    return machine.subject(runtime=row != OF_THE_PEERS)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -66,8 +80,9 @@ def checks_table(checks: Sequence[Check]) -> str:
     return table(HEADS, [check.cells() for check in checks])
 
 
-def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...], dates: Sequence[str]) -> None:
+def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...], kept: Results) -> None:
     """RESULTS.md and the charts. `missing` are rows that were not measured."""
+    dates = kept.dates
     checks = [check for one in found.values() for check in one.checks]
     missed = [f"- row {check.row}: {check.what}: {check.cells()[2]}, must be {check.cells()[3]}" for check in checks if check.missed]
     missed += [f"- row {row}: not measured" for row in missing]
@@ -75,12 +90,12 @@ def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...
         "# The engine beside its peers",
         f"Written by `make bench`. SmolLM2-135M on {machine.described()}. {dates[0]} to {dates[-1]} UTC." if dates else "",
         f"{machine.versions(peers)}.",
-        _how("settings" in found),
+        _how(OF_THE_PEERS in found, kept.rounds),
         checks_table(checks),
         "## Missed" if missed else "Every must is kept.",
         "\n".join(missed),
         *_speeds(found),
-        *_trial(found.get("settings")),
+        *_trial(found.get(OF_THE_PEERS)),
         *_floors(found.get("7")),
         *_charts(found),
         TRIED.read_text().strip() if TRIED.is_file() else "",
@@ -88,9 +103,9 @@ def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...
     (FOLDER / "RESULTS.md").write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
-def _how(tried: bool) -> str:
+def _how(tried: bool, rounds: str) -> str:
     settings = "at its best setting for the work, by the trial below" if tried else "at the first of its settings: none was tried"
-    return f"Every peer is {settings}; servers take turns, and ratios are medians over the rounds."
+    return f"Every peer is {settings}; servers take turns, and ratios are medians over the {rounds} counted rounds."
 
 
 def _speeds(found: dict[str, Found]) -> list[str]:

@@ -13,7 +13,7 @@ from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.launch import Launch
 
 # The runtime's own bound: models of more weights lose less by 4 bits.
-_SMALL = 10**9
+_SMALL = 500_000_000
 
 
 @dataclass(frozen=True)

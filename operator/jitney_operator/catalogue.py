@@ -15,7 +15,7 @@ from jitney_operator.errors import Rejected, SettingsError
 # As the resource's own, and its status.resolved, may be.
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 # The runtime's own bound: models of more weights lose less by 4 bits.
-_SMALL = 10**9
+_SMALL = 500_000_000
 _COUNTED = ("hidden", "heads", "intermediate", "vocabulary", "experts", "expertIntermediate")
 NEEDED = ("repository", "parameters", "layers", "kvHeads", "headDim", "context")
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,25 @@ def test_the_estimate_is_what_the_process_takes(tmp_path: Path):
     print(f"from {FEW} to {MANY}: {more:.3f} of the estimate's keys and values; {totals[0]:.3f} and {totals[1]:.3f} of all of it")
     assert 0.95 < more < 1.05
     assert max(totals) < 1
+
+
+@pytest.mark.timeout(300)
+def test_a_start_in_int4_takes_no_more_than_the_estimate(tmp_path: Path):
+    """While rounding is compensated for, which computes with weights as wide as they come."""
+    expected = fit.estimate(Catalogue.read().find("smollm2-instruct", "0.135"), "cpu", FEW, SHORT, "int4")
+    arguments = ("--model", str(smollm2_folder()), "--quantization", "int4", "--device", "cpu", "--max-model-len", str(SHORT))
+    most, end, seen = 0, time.monotonic() + 240, set()
+    with running_runtime(tmp_path, *arguments, "--max-num-seqs", str(FEW)) as runtime:
+        while (status := runtime.ready_status()) != {"status": "ready"}:
+            assert runtime.process.poll() is None, runtime.log
+            assert time.monotonic() < end, runtime.log
+            lines = Path(f"/proc/{runtime.process.pid}/status").read_text().splitlines()
+            most = max(most, next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")))
+            seen.add((status or {}).get("progress", "").partition("/")[0])
+            time.sleep(0.01)
+    print(f"{most / expected.total:.3f} of the estimate at most, {len(seen)} steps told")
+    assert "loading 100 %, rounding layer 100" in seen
+    assert most < expected.total
 
 
 def _taken_when_full(folder: Path, count: int) -> int:

@@ -49,7 +49,7 @@ def in_a_quantized_model(written: Json) -> Json:
     wide = scores if scaled else 0
     if "experts" in written:
         wide += written["layers"] * written["experts"] * written["hidden"] * (3 * written["expertIntermediate"] + 1)
-    delicate = written["parameters"] if written["parameters"] <= 10**9 else 0
+    delicate = written["parameters"] if written["parameters"] <= 500_000_000 else 0
     if delicate and "intermediate" in written:
         delicate = (
             written["layers"] * written["hidden"] * (written["intermediate"] + (written["heads"] + written["kvHeads"]) * written["headDim"])

@@ -19,6 +19,8 @@ TINY = {
     "mistral": {"sliding_window": 12},
     "gemma3_text": {"sliding_window": 12, "head_dim": 16, "query_pre_attn_scalar": 16},
 }
+# Whose layers keep their weights the other way round, and that add positions to the embedding.
+ODD: dict[str, dict[str, Any]] = {"gpt2": {}}
 _SHAPE = {
     "vocab_size": 300,
     "hidden_size": 64,
@@ -38,7 +40,7 @@ _SHAPE = {
 
 def tiny_model(kind: str, attention: str, seed: int = 0, **shape: Any) -> PreTrainedModel:
     """A random float32 model of `kind`; the same weights for the same seed, whatever the attention implementation."""
-    config = AutoConfig.for_model(kind, **(_SHAPE | TINY[kind] | shape))
+    config = AutoConfig.for_model(kind, **(_SHAPE | (TINY | ODD)[kind] | shape))
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     for parameter in model.parameters():

@@ -13,6 +13,7 @@ layers in int8: perplexity rises by 6 % instead of 29 %.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,7 +26,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 # Of the text, in parts that a model takes at once.
-_TOKENS, _PART = 4096, 512
+_TOKENS, _PART = 2048, 512
 # Inputs that share a scale and a least value, and the largest code: linear_int4.c.
 GROUP, TOP = 32, 15
 # Added to the Hessian's diagonal, as a share of its mean.
@@ -152,57 +153,88 @@ def _text() -> str:
 
 
 @torch.no_grad()
-def compensate_linears(model: nn.Module, tokens: torch.Tensor, but: frozenset[int], told: Callable[[int, int], None]) -> None:
+def compensate_linears(
+    model: nn.Module,
+    tokens: torch.Tensor,
+    but: frozenset[int],
+    told: Callable[[int, int], None],
+    done: Callable[[nn.Module], None] = lambda layer: None,
+) -> None:
     """One forward pass over `tokens` [parts, length]; every nn.Linear that it calls, but those whose id is in `but`, is compensated in
     place before it computes, so that those after it see what it makes of them. `told` hears how many are done, and of how many.
 
-    Layers that are given the same tensor one after another share what is known of it. Weights may be narrower than what is computed with:
-    they are wide for the moment in which they are used.
+    Linear layers that are given the same tensor one after another share what is known of it. Weights may be narrower than what is computed
+    with: they are wide for the moment in which they are used. `done` is given each decoder layer when it has computed and may pack it: a
+    checkpoint's weights take no memory, and what is made of all of them would take more than the packed ones ever do.
     """
-    layers = [layer for layer in _base(model).modules() if type(layer) is nn.Linear]
-    count = sum(id(layer) not in but for layer in layers)
+    try:
+        base = _base(model)
+    except ValueError as error:
+        logger.warning("int4: rounding is not compensated for: %s", error)
+        return
+    linears = [layer for layer in base.modules() if type(layer) is nn.Linear]
+    count = sum(id(layer) not in but for layer in linears)
     seen: list[Any] = [None, None, 0]
+    # A layer that is called twice is compensated for the first time.
+    made_before: weakref.WeakSet[nn.Linear] = weakref.WeakSet()
+    narrow: dict[nn.Linear, tuple[Any, Any]] = {}
 
     def before(layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
-        stored[id(layer)] = layer.weight.dtype
-        weight = layer.weight.detach()
-        if id(layer) not in but:
+        weight: torch.Tensor = layer.weight
+        bias: nn.Parameter | None = layer.bias
+        narrow[layer] = layer.weight, bias
+        if id(layer) not in but and layer not in made_before:
+            made_before.add(layer)
             if seen[0] is not inputs[0]:
                 seen[:2] = inputs[0], Curvature(hessian(inputs[0]))
-            weight = _alone(weight, seen[1])
+            made = _alone(weight.detach(), seen[1])
+            # Rounded, a group's least and largest may be off by a thousandth of their distance: the codes are the same.
+            narrow[layer] = _kept(made.to(weight.dtype)), bias
+            weight = _kept(made)
             seen[2] += 1
             told(seen[2], count)
-        _keep(layer, weight, inputs[0].dtype)
+        layer.weight = _kept(weight.to(inputs[0].dtype))
+        if bias is not None:
+            layer.bias = _kept(bias.to(inputs[0].dtype))
 
-    def after(layer: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        # Of a group's 16 values the least and the largest may be off by a thousandth of their distance: the codes are the same.
-        _keep(layer, layer.weight, stored.pop(id(layer)))
+    def after(layer: nn.Linear, inputs: Any = None, output: Any = None) -> None:
+        layer.weight, layer.bias = narrow.pop(layer)
 
-    stored: dict[int, torch.dtype] = {}
-    hooks = [layer.register_forward_pre_hook(before) for layer in layers] + [layer.register_forward_hook(after) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(before) for layer in linears] + [layer.register_forward_hook(after) for layer in linears]
+    hooks += [layer.register_forward_hook(lambda layer, inputs, output: done(layer)) for layer in _stack(base)]
+    # What is packed is to be freed.
+    linears.clear()
     try:
         with _plain_attention(model):
-            _base(model)(input_ids=tokens, use_cache=False)
+            base(input_ids=tokens, use_cache=False)
     except Exception:
         # What was done so far is right by itself; and no model is refused for want of it.
         logger.warning("int4: rounding is not compensated for beyond %d of %d layers", seen[2], count, exc_info=True)
     finally:
         for hook in hooks:
             hook.remove()
-        for layer in layers:
-            if id(layer) in stored:
-                after(layer, (), layer.weight)
+        for layer in list(narrow):
+            after(layer)
 
 
-def _keep(layer: nn.Linear, weight: torch.Tensor, dtype: torch.dtype) -> None:
-    layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.to(dtype), requires_grad=False)
+def _kept(tensor: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _stack(base: nn.Module) -> list[nn.Module]:
+    """The decoder layers: of the first list that has linear layers."""
+    for module in base.modules():
+        if isinstance(module, nn.ModuleList) and any(type(part) is nn.Linear for part in module.modules()):
+            return list(module)
+    return []
 
 
 def _base(model: nn.Module) -> nn.Module:
-    """Without the scores of the vocabulary."""
-    return getattr(model, "base_model", model)
+    """Without the scores of the vocabulary, which for all places at once would be the most memory of all."""
+    base: nn.Module = getattr(model, "base_model", model)
+    if base is model:
+        raise ValueError("the model's scores cannot be left out")
+    return base
 
 
 @contextmanager

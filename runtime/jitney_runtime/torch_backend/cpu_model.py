@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from jitney_runtime.errors import NotSupportedYet
 from jitney_runtime.torch_backend.compensation import compensate_linears
-from jitney_runtime.torch_backend.fusions import fuse
+from jitney_runtime.torch_backend.fusions import fuse, fuse_parts
 from jitney_runtime.torch_backend.linears import (
     Int4Linear,
     Int8Linear,
@@ -24,9 +26,10 @@ from jitney_runtime.torch_backend.linears import (
 
 logger = logging.getLogger(__name__)
 
-# Models of up to so many weights lose most by 4 bits and are soon compensated: the operator's and the front door's estimates know it.
-SMALL = 10**9
-# Of these 4 bits are too few for some layers even so: on SmolLM2-135M all in 4 bits is twice what is lost with these in 8.
+# Models of up to so many weights lose most by 4 bits, and are compensated in less than a minute: operator and front door know the number.
+SMALL = 500_000_000
+# Of these 4 bits are too few for some layers even so, by name and what leads back from a wider middle: on SmolLM2-135M all in 4 bits loses
+# twice what is lost with these in 8.
 _DELICATE = ("v_proj", "o_proj", "down_proj")
 
 
@@ -35,15 +38,19 @@ def use_kernels(
     model: nn.Module,
     kernel: str,
     precision: Precision = Precision.FLOAT32,
-    tokens: torch.Tensor | None = None,
+    text: Callable[[], torch.Tensor] | None = None,
     told: Callable[[int, int], None] = lambda done, count: None,
 ) -> Precision:
     """Change `model` in place. `kernel`: "plain" changes nothing, "onednn" and "native" pin one, "auto" takes what serves best here.
     Returns what the products are made of in the end.
 
     With another `precision` than float32 the weights may be bfloat16, and what is not a product is float32 afterwards. In int4, a small
-    model's rounding is compensated for what it makes of `tokens` [parts, length]; `told` hears of how many layers, and of how many.
+    model's rounding is compensated for what it makes of the tokens [parts, length] of `text`; `told` hears of how many layers, and of how
+    many.
     """
+    if kernel != "plain":
+        _turn(model)
+    small = sum(weight.numel() for weight in model.parameters()) <= SMALL
     if precision is not Precision.FLOAT32:
         _widen(model)
     chosen = choose_kernel(model, kernel, precision)
@@ -56,15 +63,33 @@ def use_kernels(
         chosen = choose_kernel(model.float(), kernel)
     if chosen is None:
         return precision
-    special = _vocabulary(model, chosen)
-    if chosen is Int4Linear and sum(weight.numel() for weight in model.parameters()) <= SMALL:
+    special, found = _vocabulary(model, chosen), Counter[str]()
+    if chosen is Int4Linear and small:
         special |= _delicate(model)
-        if tokens is not None:
-            compensate_linears(model, tokens, frozenset(special), told)
+        if text is not None:
+            compensate_linears(model, text(), frozenset(special), told, lambda layer: _pack(layer, chosen, special, found))
     if issubclass(chosen, NativeLinear):
-        fuse(model, chosen, apart=frozenset(special))
+        fuse(model, chosen, apart=frozenset(special), found=found)
     pack_linears(model, chosen, special)
     return precision
+
+
+def _turn(module: nn.Module) -> None:
+    """GPT-2's layers keep their weights the other way round: they become linear layers like all others."""
+    for name, child in list(module.named_children()):
+        if type(child) is Conv1D:
+            weight, bias = child.get_parameter("weight").detach(), child.get_parameter("bias").detach()
+            made = nn.Linear(weight.shape[0], weight.shape[1], device="meta")
+            made.weight = nn.Parameter(weight.t().contiguous(), requires_grad=False)
+            made.bias = nn.Parameter(bias, requires_grad=False)
+            setattr(module, name, made)
+        else:
+            _turn(child)
+
+
+def _pack(layer: nn.Module, kernel: type[PackedLinear], special: dict[int, type[PackedLinear]], found: Counter[str]) -> None:
+    fuse_parts(layer, kernel, torch.device("cpu"), frozenset(special), found)
+    pack_linears(layer, kernel, special)
 
 
 def _vocabulary(model: nn.Module, chosen: type[PackedLinear]) -> dict[int, type[PackedLinear]]:
@@ -79,9 +104,14 @@ def _vocabulary(model: nn.Module, chosen: type[PackedLinear]) -> dict[int, type[
 
 
 def _delicate(model: nn.Module) -> dict[int, type[PackedLinear]]:
-    found = {name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and name.endswith(_DELICATE)}
-    samples = {layer.weight.shape: layer for layer in found.values()}
-    return {id(layer): Int8Linear for layer in found.values()} if all(is_right(one, Int8Linear(one)) for one in samples.values()) else {}
+    hidden = int(model.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
+    found = [
+        layer
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear and (name.endswith(_DELICATE) or layer.in_features > layer.out_features == hidden)
+    ]
+    samples = {layer.weight.shape: layer for layer in found}
+    return {id(layer): Int8Linear for layer in found} if all(is_right(one, Int8Linear(one)) for one in samples.values()) else {}
 
 
 def _widen(module: nn.Module) -> None:

@@ -114,24 +114,31 @@ def _rotates(states: torch.Tensor, cos: torch.Tensor) -> bool:
     return states.dim() == 4 and cos.shape == (1, states.shape[2], states.shape[3])
 
 
-def fuse(model: nn.Module, product: Product, device: torch.device = _CPU, apart: frozenset[int] = frozenset()) -> None:
+def fuse(
+    model: nn.Module,
+    product: Product,
+    device: torch.device = _CPU,
+    apart: frozenset[int] = frozenset(),
+    found: Counter[str] | None = None,
+) -> None:
     """Replace what can be in place, joined products by what `product` makes of them; linear layers are not packed yet. `device` is where
-    the model will be, wherever it is now; norms are float32 on a CPU. Linear layers whose id is in `apart` are not joined with others."""
-    found: Counter[str] = Counter()
-    _fuse_children(model, product, device, apart, found)
+    the model will be, wherever it is now; norms are float32 on a CPU. Linear layers whose id is in `apart` are not joined with others.
+    `found` counts what was fused before."""
+    found = Counter() if found is None else found
+    fuse_parts(model, product, device, apart, found)
     found["rotary embeddings"] = sum(_rotary(file, device) for file in {type(module).__module__ for module in model.modules()})
     logger.info("fused for our kernels: %s", dict(found))
 
 
-def _fuse_children(parent: nn.Module, product: Product, device: torch.device, apart: frozenset[int], found: Counter[str]) -> None:
-    """Layer by layer, so that the weights of a replaced part are freed before the next is made."""
+def fuse_parts(parent: nn.Module, product: Product, device: torch.device, apart: frozenset[int], found: Counter[str]) -> None:
+    """Of a part of a model. Layer by layer, so that the weights of a replaced part are freed before the next is made."""
     found["projections"] += _projections(parent, product, apart)
     for name, child in list(parent.named_children()):
         if made := _norm(child, device) or _mlp(child, product, device):
             setattr(parent, name, made)
             found[type(made).__name__] += 1
         else:
-            _fuse_children(child, product, device, apart, found)
+            fuse_parts(child, product, device, apart, found)
 
 
 def _norm(module: nn.Module, device: torch.device = _CPU) -> RMSNorm | None:

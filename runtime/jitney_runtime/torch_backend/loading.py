@@ -100,8 +100,8 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     at = device if precision is Precision.FLOAT32 else torch.device("cpu")
     model = read_weights(folder, settings.model, config, at, stored, progress, trust)
     if device.type == "cpu":
-        text = calibration(tokenizer, context_window(None, config)) if precision is Precision.INT4 else None
-        precision = use_kernels(model, settings.kernel, precision, text, progress.rounding)
+        window = context_window(None, config)
+        precision = use_kernels(model, settings.kernel, precision, lambda: calibration(tokenizer, window), progress.rounding)
     else:
         use_cuda(model, settings.kernel, precision, device)
     # Not what was chosen before: where no kernel of ours computes rightly, all is float32.
@@ -219,7 +219,9 @@ def _warm_up(runner: TorchRunner, scheduler: Scheduler) -> None:
     writes are overwritten later."""
     params = SamplingParams(max_tokens=1)
     length = min(runner.block_size, scheduler.max_model_len)
-    prompt = ScheduledRow("warm-up", (0,) * length, 0, (0,), True, params, 0)
-    decode = ScheduledRow("warm-up", (0,), length - 1, (0,), True, params, 0)
-    for rows in ((prompt,), (prompt, decode), (decode,), (decode,) * scheduler.max_num_seqs):
+    # Different ones: what is proven by these steps would hold of a token whose embedding is nothing, whatever a model makes of it.
+    ids = [number % runner.vocabulary for number in range(length + scheduler.max_num_seqs)]
+    prompt = ScheduledRow("warm-up", tuple(ids[:length]), 0, (0,), True, params, 0)
+    decode, *more = (ScheduledRow("warm-up", (token,), length - 1, (0,), True, params, 0) for token in ids[length:])
+    for rows in ((prompt,), (prompt, decode), (decode,), (decode, *more)):
         runner.run(ScheduledBatch(rows))

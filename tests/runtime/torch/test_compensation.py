@@ -95,6 +95,22 @@ def test_every_layer_of_a_model_is_done_but_those_set_apart(kind: str, dtype: to
         assert len(layer._forward_hooks) == len(layer._forward_pre_hooks) == 0
 
 
+def test_what_is_done_is_packed_before_the_next_computes():
+    """One decoder layer at a time is there in full; and what the checkpoint holds of others is left where it is."""
+    model = tiny_model("qwen2", attention.NAME).bfloat16()
+    cpu_model._widen(model)
+    left = {name: layer.weight.data_ptr() for name, layer in linears(model).items()}
+    apart = frozenset(id(layer) for name, layer in linears(model).items() if name.endswith("down_proj"))
+    changed: list[int] = []
+
+    def done(layer: nn.Module) -> None:
+        now = {name: layer.weight.data_ptr() for name, layer in linears(model).items()}
+        changed.append(sum(now[name] != left[name] for name in now))
+
+    compensate_linears(model, TOKENS, apart, lambda *counts: None, done)
+    assert changed == [6, 12, 18], "all of a layer but its down projection"
+
+
 def test_a_model_that_fails_on_the_text_is_rounded_plainly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     model = tiny_model("llama", attention.NAME).bfloat16()
     cpu_model._widen(model)
@@ -110,7 +126,7 @@ def test_a_small_model_keeps_its_delicate_layers_in_int8(monkeypatch: pytest.Mon
     for small in (True, False):
         monkeypatch.setattr(cpu_model, "SMALL", 10**9 if small else 10)
         model = tiny_model("llama", attention.NAME)
-        cpu_model.use_kernels(model, "native", Precision.INT4, TOKENS)
+        cpu_model.use_kernels(model, "native", Precision.INT4, lambda: TOKENS)
         kinds = {name: type(layer) for name, layer in model.named_modules() if isinstance(layer, NativeLinear)}
         wide = {name.rpartition(".")[2] for name, kind in kinds.items() if kind is Int8Linear}
         # The kernels' GatedMLP holds its down projection by that name.
@@ -120,16 +136,33 @@ def test_a_small_model_keeps_its_delicate_layers_in_int8(monkeypatch: pytest.Mon
         assert len(shared._shared._sizes) == (2 if small else 3)
 
 
+def test_a_layer_that_is_called_twice_is_done_once():
+    model = tiny_model("llama", attention.NAME)
+    first, second = (model.get_submodule(f"model.layers.{number}") for number in (0, 1))
+    second.mlp = first.mlp
+    heard: list[tuple[int, int]] = []
+    compensate_linears(model, TOKENS, frozenset(), lambda *counts: heard.append(counts))
+    assert heard[-1] == (18, 18)
+
+
+def test_a_model_whose_scores_cannot_be_left_out_is_rounded_plainly(caplog: pytest.LogCaptureFixture):
+    model = tiny_model("llama", attention.NAME)
+    base = model.base_model
+    before = {name: layer.weight.clone() for name, layer in linears(base).items()}
+    compensate_linears(base, TOKENS, frozenset(), lambda *counts: None)
+    assert "not compensated for: the model's scores cannot be left out" in caplog.text
+    assert all(torch.equal(layer.weight, before[name]) for name, layer in linears(base).items())
+
+
 def test_the_text_is_cut_to_the_models_window():
     class Words:
         def encode(self, text: str) -> list[Any]:
             assert len(text) > 15_000
             return list(range(4500))
 
-    assert calibration(Words(), 8192).shape == (8, 512)
-    assert calibration(Words(), 200).shape == (20, 200)
+    assert calibration(Words(), 8192).shape == (4, 512)
+    assert calibration(Words(), 200).shape == (10, 200)
     assert calibration(Words(), 200)[1, 0] == 200
-    assert compensation._TOKENS == 4096
 
 
 def test_the_real_models_tokens_are_enough():

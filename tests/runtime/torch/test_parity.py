@@ -21,7 +21,7 @@ from jitney_runtime.torch_backend import runner as runner_module
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.runner import TorchRunner
 from support.engine import make_sequence
-from support.models import TINY, smollm2, tiny_model
+from support.models import ODD, TINY, smollm2, tiny_model
 from support.parity import (
     Solo,
     assert_as_alone,
@@ -60,7 +60,7 @@ def alone(kind: str, prompts: int, longest: int, seed: int) -> tuple[PreTrainedM
 
 
 @pytest.mark.parametrize("kernel", ["plain", "onednn", "native"])
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", [*TINY, *ODD])
 def test_tiny_models_answer_as_alone(kind: str, kernel: str):
     """Two orders of arrival, end and abort."""
     reference, solos = alone(kind, 40, 60, seed=1)
@@ -72,7 +72,7 @@ def test_tiny_models_answer_as_alone(kind: str, kernel: str):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(100, 130))
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", [*TINY, *ODD])
 def test_tiny_models_answer_as_alone_whatever_comes(kind: str, seed: int):
     """Other prompts, lengths, budgets, orders and pools, from one that preempts at every turn to one that never does."""
     reference, solos = alone(kind, 24, 60, seed=seed)
@@ -93,7 +93,7 @@ def test_tiny_models_answer_as_alone_under_preemption(kind: str, kernel: str):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", [*TINY, *ODD])
 def test_who_shares_a_beginning_answers_as_alone(kind: str, kernel: str):
     """Six beginnings of two to four blocks, some within others; what is shared was computed by whoever came first, in whatever chunks."""
     reference = tiny_model(kind, "sdpa")

@@ -23,7 +23,7 @@ from jitney_runtime.torch_backend.cpu_kernels import BlockAttention, BlockStep, 
 from jitney_runtime.torch_backend.cpu_model import use_kernels
 from jitney_runtime.torch_backend.linears import BFloat16Linear, Int8Linear, NativeLinear, PackedLinear, Precision, WidenedLinear
 from jitney_runtime.torch_backend.runner import TorchRunner
-from support.models import TINY, smollm2, smollm2_folder, tiny_model
+from support.models import ODD, TINY, smollm2, smollm2_folder, tiny_model
 from support.parity import batched_answers, random_prompts
 from support.verdict import TOTAL
 
@@ -66,7 +66,7 @@ def exact(kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("precision", SMALLER)
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", [*TINY, *ODD])
 def test_tiny_models_stay_near(kind: str, stored: torch.dtype, precision: Precision):
     """Whether the checkpoint is float32 or bfloat16: what is not a product is computed in float32."""
     runner = runner_for(tiny_model(kind, attention.NAME).to(stored), precision)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -108,6 +110,17 @@ def test_it_answers(smollm2_process: RuntimeProcess):
 def test_it_says_how_long_it_took_to_load(smollm2_process: RuntimeProcess):
     """Not more than from the process's start to ready; reading and packing half a gigabyte takes some tenths of a second at least."""
     assert 0.1 < figure(smollm2_process, "jitney_model_load_seconds") < smollm2_process.start_seconds
+
+
+def test_only_the_event_loop_waits_for_a_core(smollm2_process: RuntimeProcess):
+    """The engine's thread and those of the kernels, which were made before, do not: the busiest of them for one."""
+    ask(smollm2_process, max_tokens=32)
+    pid = smollm2_process.process.pid
+    spent = {
+        int(task.name): int((task / "stat").read_text().rpartition(")")[2].split()[11]) for task in Path(f"/proc/{pid}/task").iterdir()
+    }
+    assert os.sched_getscheduler(pid) == os.SCHED_BATCH
+    assert os.sched_getscheduler(max(spent.keys() - {pid}, key=lambda thread: spent[thread])) == os.SCHED_OTHER
 
 
 def test_a_seed_repeats_an_answer(smollm2_process: RuntimeProcess):

@@ -160,8 +160,8 @@ def test_the_text_is_cut_to_the_models_window():
             assert len(text) > 15_000
             return list(range(4500))
 
-    assert calibration(Words(), 8192).shape == (4, 512)
-    assert calibration(Words(), 200).shape == (10, 200)
+    assert calibration(Words(), 8192).shape == (8, 512)
+    assert calibration(Words(), 200).shape == (20, 200)
     assert calibration(Words(), 200)[1, 0] == 200
 
 

@@ -23,6 +23,7 @@ from jitney_runtime.torch_backend.linears import (
     is_right,
     pack_linears,
 )
+from jitney_runtime.torch_backend.memory import give_back
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def _turn(module: nn.Module) -> None:
 def _pack(layer: nn.Module, kernel: type[PackedLinear], special: dict[int, type[PackedLinear]], found: Counter[str]) -> None:
     fuse_parts(layer, kernel, torch.device("cpu"), frozenset(special), found)
     pack_linears(layer, kernel, special)
+    give_back()
 
 
 def _vocabulary(model: nn.Module, chosen: type[PackedLinear]) -> dict[int, type[PackedLinear]]:

@@ -35,7 +35,7 @@ from jitney_runtime.torch_backend.cuda_model import use_cuda
 from jitney_runtime.torch_backend.hub import model_folder
 from jitney_runtime.torch_backend.kv_cache import bytes_per_token
 from jitney_runtime.torch_backend.linears import Precision
-from jitney_runtime.torch_backend.memory import for_keys_and_values
+from jitney_runtime.torch_backend.memory import for_keys_and_values, give_back
 from jitney_runtime.torch_backend.runner import TorchRunner
 from jitney_runtime.torch_backend.threads import thread_count
 
@@ -107,6 +107,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
     # Not what was chosen before: where no kernel of ours computes rightly, all is float32.
     kept = torch.bfloat16 if device.type == "cpu" and precision is not Precision.FLOAT32 else dtype
     gc.collect()
+    give_back()
     progress.warming_up()
     with torch.inference_mode():
         with reading(f"models of type {config.model_type} cannot be served", folder):

@@ -10,7 +10,7 @@ from collections import deque
 from statistics import median
 
 # With a prompt beside it a step may take so many times what it takes without.
-SLOWEST = 2.15
+SLOWEST = 2.35
 # Seconds that a step may take, if that is more, where at least as many prompts wait as answers run, and less where fewer wait: two or three
 # tokens a second can be read along, and each step that is shorter is one more that all who wait, wait for.
 READABLE = 0.4

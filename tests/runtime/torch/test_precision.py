@@ -83,9 +83,16 @@ def test_every_product_is_made_of_smaller_weights(precision: Precision):
     use_kernels(model, "auto", precision)
     forms = {name: module.packed.form.name for name, module in model.named_modules() if isinstance(module, NativeLinear)}
     assert not [module for module in model.modules() if type(module) is nn.Linear]
-    assert forms.pop("lm_head") == ("INT8" if precision is Precision.INT4 else forms["model.layers.0.mlp.down"])
+    if precision is Precision.INT4:
+        # Of a small model what 4 bits would spoil stays int8, and a value projection by itself.
+        delicate = {name for name, form in forms.items() if form == "INT8"}
+        assert {name.rpartition(".")[2] for name in delicate} == {"lm_head", "v_proj", "o_proj", "down"}
+        assert len(delicate) == 3 * 3 + 1
+        forms = {name: form for name, form in forms.items() if name not in delicate}
+    else:
+        assert forms.pop("lm_head") == forms["model.layers.0.mlp.down"]
     smallest = {"BFLOAT16", "WIDENED"} if precision is Precision.BFLOAT16 else {precision.name}
-    assert len(forms) == 3 * 3
+    assert len(forms) == (3 if precision is Precision.INT4 else 3 * 3)
     assert set(forms.values()) <= smallest
 
 

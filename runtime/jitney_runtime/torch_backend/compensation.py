@@ -163,44 +163,19 @@ def compensate_linears(
     """One forward pass over `tokens` [parts, length]; every nn.Linear that it calls, but those whose id is in `but`, is compensated in
     place before it computes, so that those after it see what it makes of them. `told` hears how many are done, and of how many.
 
-    Linear layers that are given the same tensor one after another share what is known of it. Weights may be narrower than what is computed
-    with: they are wide for the moment in which they are used. `done` is given each decoder layer when it has computed and may pack it: a
-    checkpoint's weights take no memory, and what is made of all of them would take more than the packed ones ever do.
+    `done` is given each decoder layer when it has computed and may pack it: a checkpoint's weights take no memory, and what is made of all
+    of them would take more than the packed ones ever do.
     """
-    try:
-        base = _base(model)
-    except ValueError as error:
-        logger.warning("int4: rounding is not compensated for: %s", error)
+    base: nn.Module = getattr(model, "base_model", model)
+    if base is model:
+        # For all places at once they would be the most memory of all.
+        logger.warning("int4: rounding is not compensated for: the model's scores cannot be left out")
         return
     linears = [layer for layer in base.modules() if type(layer) is nn.Linear]
-    count = sum(id(layer) not in but for layer in linears)
-    seen: list[Any] = [None, None, 0]
-    # A layer that is called twice is compensated for the first time.
-    made_before: weakref.WeakSet[nn.Linear] = weakref.WeakSet()
-    narrow: dict[nn.Linear, tuple[Any, Any]] = {}
-
-    def before(layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
-        weight: torch.Tensor = layer.weight
-        bias: nn.Parameter | None = layer.bias
-        narrow[layer] = layer.weight, bias
-        if id(layer) not in but and layer not in made_before:
-            made_before.add(layer)
-            if seen[0] is not inputs[0]:
-                seen[:2] = inputs[0], Curvature(hessian(inputs[0]))
-            made = _alone(weight.detach(), seen[1])
-            # Rounded, a group's least and largest may be off by a thousandth of their distance: the codes are the same.
-            narrow[layer] = _kept(made.to(weight.dtype)), bias
-            weight = _kept(made)
-            seen[2] += 1
-            told(seen[2], count)
-        layer.weight = _kept(weight.to(inputs[0].dtype))
-        if bias is not None:
-            layer.bias = _kept(bias.to(inputs[0].dtype))
-
-    def after(layer: nn.Linear, inputs: Any = None, output: Any = None) -> None:
-        layer.weight, layer.bias = narrow.pop(layer)
-
-    hooks = [layer.register_forward_pre_hook(before) for layer in linears] + [layer.register_forward_hook(after) for layer in linears]
+    work = _Pass(but, sum(id(layer) not in but for layer in linears), told)
+    hooks = [layer.register_forward_pre_hook(work.before) for layer in linears] + [
+        layer.register_forward_hook(work.after) for layer in linears
+    ]
     hooks += [layer.register_forward_hook(lambda layer, inputs, output: done(layer)) for layer in _stack(base)]
     # What is packed is to be freed.
     linears.clear()
@@ -209,12 +184,50 @@ def compensate_linears(
             base(input_ids=tokens, use_cache=False)
     except Exception:
         # What was done so far is right by itself; and no model is refused for want of it.
-        logger.warning("int4: rounding is not compensated for beyond %d of %d layers", seen[2], count, exc_info=True)
+        logger.warning("int4: rounding is not compensated for beyond %d of %d layers", work.finished, work.count, exc_info=True)
     finally:
         for hook in hooks:
             hook.remove()
-        for layer in list(narrow):
-            after(layer)
+        work.end()
+
+
+class _Pass:
+    """What the hooks of a pass share. Layers that are given the same tensor one after another share what is known of it; weights may be
+    narrower than what is computed with, and are wide for the moment in which they are used."""
+
+    def __init__(self, but: frozenset[int], count: int, told: Callable[[int, int], None]) -> None:
+        self._but, self.count, self._told = but, count, told
+        self.finished = 0
+        self._inputs: torch.Tensor | None = None
+        self._known: Curvature | None = None
+        # A layer that is called twice is compensated for the first time.
+        self._seen: weakref.WeakSet[nn.Linear] = weakref.WeakSet()
+        # Of layers that are computing: weight and bias as they are kept.
+        self._narrow: dict[nn.Linear, tuple[Any, Any]] = {}
+
+    def before(self, layer: nn.Linear, inputs: tuple[torch.Tensor, ...]) -> None:
+        weight: torch.Tensor = layer.weight
+        self._narrow[layer] = layer.weight, layer.bias
+        if id(layer) not in self._but and layer not in self._seen:
+            self._seen.add(layer)
+            if self._known is None or self._inputs is not inputs[0]:
+                self._inputs, self._known = inputs[0], Curvature(hessian(inputs[0]))
+            weight = _alone(weight.detach(), self._known)
+            # Rounded, a group's least and largest may be off by a thousandth of their distance: the codes are the same.
+            self._narrow[layer] = _kept(weight.to(layer.weight.dtype)), layer.bias
+            self.finished += 1
+            self._told(self.finished, self.count)
+        layer.weight = _kept(weight.to(inputs[0].dtype))
+        if layer.bias is not None:
+            layer.bias = _kept(layer.bias.to(inputs[0].dtype))
+
+    def after(self, layer: nn.Linear, inputs: Any = None, output: Any = None) -> None:
+        layer.weight, layer.bias = self._narrow.pop(layer)
+
+    def end(self) -> None:
+        """After a layer that failed, too."""
+        for layer in list(self._narrow):
+            self.after(layer)
 
 
 def _kept(tensor: torch.Tensor) -> nn.Parameter:
@@ -227,14 +240,6 @@ def _stack(base: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and any(type(part) is nn.Linear for part in module.modules()):
             return list(module)
     return []
-
-
-def _base(model: nn.Module) -> nn.Module:
-    """Without the scores of the vocabulary, which for all places at once would be the most memory of all."""
-    base: nn.Module = getattr(model, "base_model", model)
-    if base is model:
-        raise ValueError("the model's scores cannot be left out")
-    return base
 
 
 @contextmanager

@@ -56,6 +56,17 @@ def test_a_size_of_a_repository_is_kept_beside_the_spec():
     assert model_of(body, "repo").launch.size == "4"
 
 
+@pytest.mark.parametrize(("asked", "told"), [(4, "4"), ("0.5", "0.5")])
+def test_what_was_asked_for_is_told_until_the_operator_has_looked(asked: int | str, told: str):
+    made = body()
+    made["spec"] |= {"size": asked, "device": "cpu", "maxModelLen": 2048, "revision": "main"}
+    launch = model_of(made, "chat").launch
+    assert (launch.size, launch.device, launch.max_model_len, launch.revision) == (told, "cpu", 2048, "main")
+    made["status"] = {"resolved": {"size": "7", "device": "cuda", "maxModelLen": 1024, "revision": "4ee3"}}
+    launch = model_of(made, "chat").launch
+    assert (launch.size, launch.device, launch.max_model_len, launch.revision) == ("7", "cuda", 1024, "4ee3")
+
+
 def test_a_folder_that_no_pod_sees_is_refused():
     with pytest.raises(GatewayError, match="write pvc://claim/path"):
         resource(Launch("x", model_path="/models/x"), "x", "team")

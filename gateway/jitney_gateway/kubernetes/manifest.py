@@ -119,16 +119,19 @@ def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
     found = {entry["type"]: entry for entry in status.get("conditions", ())}
     current = status.get("observedGeneration") == metadata.get("generation")
     called = metadata.get("annotations") or {}
+    # Until the operator has looked, what was asked for.
+    known = {name: resolved.get(name) or spec.get(name) for name in ("size", "device", "maxModelLen", "revision")}
+    size = known["size"] or called.get(SIZE)
     launch = Launch(
         name=called.get(NAME, spec["model"]),
         uid=spec.get("servedModelName", metadata["name"]),
-        size=resolved.get("size") or called.get(SIZE),
+        size=str(size) if size else None,
         quantization=spec.get("quantization", "none"),
         replicas=spec.get("replicas", 1),
-        device=resolved.get("device", "auto"),
+        device=known["device"] or "auto",
         max_num_seqs=spec.get("maxNumSeqs", 16),
-        max_model_len=resolved.get("maxModelLen"),
-        revision=resolved.get("revision"),
+        max_model_len=known["maxModelLen"],
+        revision=known["revision"],
         **_description(called.get(DESCRIBED, "{}")),
     )
     ready, answers = found.get("Ready", {}), found.get("Available", {}).get("status") == "True"

@@ -22,6 +22,7 @@ from jitney_runtime.torch_backend.attention_check import attends_rightly
 from jitney_runtime.torch_backend.cpu_kernels import BlockAttention, BlockStep
 from jitney_runtime.torch_backend.cuda_attention import CudaBlockAttention, CudaStep, PromptRow, Rows, Sums
 from jitney_runtime.torch_backend.kv_cache import KVCache, LayerCache, LayerShape
+from jitney_runtime.torch_backend.pages_ahead import PagesAhead
 
 NAME = "jitney_paged"
 # Tokens that attend one by one in a step that is recorded on a GPU, at most. Wider steps keep it busy for longer than Python takes to start
@@ -170,6 +171,10 @@ class PagedAttention:
     @property
     def caches(self) -> list[LayerCache]:
         return self.memory.layers if self.memory is not None else []
+
+    @property
+    def pages(self) -> PagesAhead | None:
+        return self.memory.pages if self.memory is not None else None
 
     @property
     def native(self) -> bool:

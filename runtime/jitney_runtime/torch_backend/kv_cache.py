@@ -6,11 +6,7 @@ Where the C kernels attend, the memory of a block is theirs, and they keep the p
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import threading
-import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,21 +15,10 @@ from math import prod
 import numpy as np
 import torch
 
+from jitney_runtime.torch_backend.pages_ahead import PagesAhead
+
 # Bytes. The first block begins at a line, and with it every row whose size is a multiple of it.
 _CACHE_LINE = 64
-# Bytes of a page where the system gives large ones (x86-64, most arm64).
-_HUGE_PAGE = 2 * 1024**2
-_PAGE = 4096
-# Bytes that are there ahead of what is used: what is taken before the first step, what the thread keeps while nothing runs, and what the
-# steps themselves keep.
-_FIRST = 256 * 1024**2
-_MARGIN = 1024**3
-_SHORT = 16 * _HUGE_PAGE
-# Linux 5.14.
-_MADV_POPULATE_WRITE = 23
-_libc = ctypes.CDLL(None)
-# Seconds without a step before the thread goes on, and how often it looks.
-_QUIET, _LOOK = 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -99,59 +84,11 @@ class KVCache:
         else:
             tensors = [torch.zeros((blocks, *size), dtype=dtype, device=device) for size in sizes]
         self.layers = [LayerCache(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
-        # Bytes of the memory that are some block's by now, and those that are there, the next ones' among them.
-        self._used = self._there = 0
-        # What the thread keeps ahead, 0 where the system is too old to let it.
-        self._margin = _MARGIN
-        self._filling: threading.Thread | None = None
-        # When a step began, on the monotonic clock.
-        self._last = 0.0
-        # Whether there is nothing more to take.
-        self.filled = self._memory is None
-
-    def fill_ahead(self, highest: int) -> None:
-        """Called with the highest block of every step before it runs, and with -1 before the first.
-
-        A new page costs a virtual machine up to 5 ms, and rows that began together come to new ones together. So a thread takes them ahead
-        while no step runs: beside one it would only take its core away. Where none is left a step takes one itself, as long as few are
-        there. What was written was some step's: nobody has anything there yet.
-        """
-        assert self._memory is not None
-        memory, size = self._memory.view(-1), self._memory.nbytes
-        self._last = time.monotonic() if highest >= 0 else 0.0
-        self._used = max(self._used, (highest + 1) * size // len(self._memory))
-        # Looked at once: the thread, in the middle of a page, may be about to move it.
-        self._there = there = max(self._there, self._used)
-        if highest < 0:
-            self._take(_FIRST)
-        elif there < min(size, self._used + _SHORT):
-            memory[there // memory.itemsize] = 0
-            self._there = max(self._there, there + _HUGE_PAGE)
-        if self._there < min(size, self._used + self._margin // 2) and not (self._filling and self._filling.is_alive()):
-            self._filling = threading.Thread(target=self._fill, name="jitney-kv-memory", daemon=True)
-            self._filling.start()
-        self.filled = self._there >= size
-
-    def _fill(self) -> None:
-        """Thread of its own, for as long as it takes."""
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        self._take(self._margin)
-
-    def _take(self, ahead: int) -> None:
-        """Pages, until so many bytes are there, whenever no step runs. What is in them stays as it is, so a step that writes there is not
-        in the way; a page that both take is taken once."""
-        assert self._memory is not None
-        first, size = self._memory.data_ptr(), self._memory.nbytes
-        while (at := self._there) < min(size, self._used + ahead):
-            if time.monotonic() - self._last < _QUIET:
-                time.sleep(_LOOK)
-                continue
-            begin, end = (place // _PAGE * _PAGE for place in (first + at, first + min(at + _HUGE_PAGE, size)))
-            if end > begin and _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_POPULATE_WRITE):
-                self._margin = 0
-                return
-            self._there = max(self._there, at + _HUGE_PAGE)
+        # Where memory is taken from the system as it is written.
+        self.pages: PagesAhead | None = None
+        if self._memory is not None:
+            self.pages = PagesAhead(self._memory.data_ptr(), blocks, end * dtype.itemsize)
+            weakref.finalize(self, self.pages.close)
 
 
 def _lazy_zeros(blocks: int, elements: int, dtype: torch.dtype) -> torch.Tensor:

@@ -70,8 +70,8 @@ class TorchRunner:
         `longest` blocks. On a GPU one block more, whose content is nobody's."""
         spare = 1 if self.device.type == "cuda" else 0
         self.attention.allocate(blocks + spare, self.block_size, self.dtype, self.device, self.kernel, rows)
-        if self.attention.memory is not None and not self.attention.memory.filled:
-            self.attention.memory.fill_ahead(-1)
+        if (pages := self.attention.pages) is not None:
+            pages.reach(-1)
         if self.attention.native and self.device.type == "cpu":
             recordings = record_layers(self.model, self.attention.modules, min(max(rows, tokens), _RECORDED_TOKENS))
             self._shortcut = Shortcut(self.model, recordings, self._own) if recordings else None
@@ -100,10 +100,10 @@ class TorchRunner:
 
     def forward(self, batch: ScheduledBatch) -> torch.Tensor:
         """Logits [sampled rows, vocabulary]. Under inference_mode, which `run` enters."""
-        memory = self.attention.memory
-        if memory is not None and not memory.filled:
+        pages = self.attention.pages
+        if pages is not None and not pages.filled:
             # What lies before a row's new tokens was an earlier step's.
-            memory.fill_ahead(max(max(row.blocks[row.start // self.block_size :]) for row in batch.rows))
+            pages.reach(max(max(row.blocks[row.start // self.block_size :]) for row in batch.rows))
         plan = plan_step(batch, self.block_size, self.device)
         if self._shortcut is None:
             return self._logits(plan)

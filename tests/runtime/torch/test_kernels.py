@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from jitney_runtime.kernels import library
-from jitney_runtime.torch_backend import cpu_kernels, kv_cache
+from jitney_runtime.torch_backend import cpu_kernels
 from jitney_runtime.torch_backend.cpu_kernels import Format
 from jitney_runtime.torch_backend.kv_cache import KVCache, LayerShape
 
@@ -391,106 +390,6 @@ def _threads(count: int) -> Iterator[None]:
 def test_a_single_block_is_as_wide_as_any():
     memory = KVCache([LayerShape(2, 32, 16)] * 2, 1, 4, torch.float32, torch.device("cpu"))
     assert {part.stride(0) for layer in memory.layers for part in (layer.keys, layer.values)} == {2 * 4 * 2 * (32 + 16)}
-
-
-def test_a_step_without_a_free_core_takes_pages_ahead_itself(monkeypatch: pytest.MonkeyPatch):
-    """One for each step at most, so that none is late for it; never in a block that is somebody's."""
-    monkeypatch.setattr(kv_cache, "_MARGIN", 0)
-    page, blocks = 2 * 1024**2, 2000
-    memory, parts, taken = _pool(blocks)
-    for part in parts:
-        part[9].fill_(1.0)
-    before = taken()
-    for _ in range(3):
-        memory.fill_ahead(9)
-    assert before < taken() <= before + 4 * page
-    for _ in range(100):
-        memory.fill_ahead(9)
-    # Where pages are small, only one of each large one's place is.
-    assert before + 16 * 4096 <= taken() <= before + 17 * page, "as much as is kept ahead"
-    assert not memory.filled
-    for part in parts:
-        part[blocks - 1].fill_(1.0)
-    memory.fill_ahead(blocks - 1)
-    assert memory.filled
-    assert all(part[block].eq(1.0).all() for part in parts for block in (9, blocks - 1))
-
-
-def test_pages_are_taken_ahead_while_nothing_runs(monkeypatch: pytest.MonkeyPatch):
-    """As many as are wanted before the first step, again when half of them are used, and nothing that was written is changed."""
-    ahead, blocks = 64 * 1024**2, 2000
-    monkeypatch.setattr(kv_cache, "_FIRST", 0)
-    monkeypatch.setattr(kv_cache, "_MARGIN", ahead)
-    memory, parts, taken = _pool(blocks)
-    size = parts[0].stride(0) * 4
-
-    def fill(highest: int) -> int:
-        memory.fill_ahead(highest)
-        thread = memory._filling
-        assert thread is not None
-        thread.join(60)
-        assert not thread.is_alive()
-        return taken()
-
-    page = 2 * 1024**2
-    assert ahead - page <= fill(-1) <= ahead + 2 * page
-    for part in parts:
-        part[:300].fill_(1.0)
-        # Written before its page is taken, which only a step of later on would do.
-        part[blocks - 1].fill_(2.0)
-    there = fill(299)
-    assert 300 * size + ahead - page <= there <= 300 * size + ahead + 4 * page
-    assert fill(300) < there + page, "half of them are not used yet"
-    for part in parts:
-        part[300:901].fill_(1.0)
-    assert fill(900) >= 901 * size + ahead - page
-    assert all(part[:901].eq(1.0).all() and part[901 : blocks - 1].eq(0.0).all() and part[blocks - 1].eq(2.0).all() for part in parts)
-
-
-def test_some_pages_are_there_before_the_first_step(monkeypatch: pytest.MonkeyPatch):
-    ahead, page = 64 * 1024**2, 2 * 1024**2
-    monkeypatch.setattr(kv_cache, "_FIRST", ahead)
-    monkeypatch.setattr(kv_cache, "_MARGIN", 0)
-    memory, _, taken = _pool(2000)
-    memory.fill_ahead(-1)
-    assert ahead - page <= taken() <= ahead + 2 * page
-    assert memory._filling is None
-
-
-def test_a_system_that_is_too_old_leaves_it_to_the_steps(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kv_cache, "_FIRST", 0)
-    memory, _, taken = _pool(2000)
-    # Nothing that madvise knows.
-    monkeypatch.setattr(kv_cache, "_MADV_POPULATE_WRITE", 12345)
-    for _ in range(2):
-        memory.fill_ahead(-1)
-        thread = memory._filling
-        assert thread is not None
-        thread.join(60)
-    assert memory._filling is thread, "not asked again"
-    before = taken()
-    memory.fill_ahead(0)
-    assert taken() > before
-
-
-def _pool(blocks: int) -> tuple[KVCache, list[torch.Tensor], Callable[[], int]]:
-    """Memory of which a block is 128 KiB, its tensors, and how many bytes of it are there."""
-    memory = KVCache([LayerShape(4, 64, 64)] * 4, blocks, 16, torch.float32, torch.device("cpu"))
-    parts = [part for layer in memory.layers for part in (layer.keys, layer.values)]
-    return memory, parts, lambda: _resident(parts[0].data_ptr(), blocks * parts[0].stride(0) * 4)
-
-
-def _resident(address: int, size: int) -> int:
-    """Bytes of the mappings that hold this range, as far as they have memory."""
-    total, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        head = line.split()[0]
-        if "-" in head and not head.endswith(":"):
-            first, last = (int(part, 16) for part in head.split("-"))
-            inside = first < address + size and address < last
-        elif inside and head == "Rss:":
-            total += int(line.split()[1]) * 1024
-    return total
 
 
 def test_what_is_stored_is_rounded_to_the_nearest():

@@ -84,14 +84,14 @@ def test_after_three_steps_the_models_python_is_not_run_again(kind: str):
 def test_a_step_says_how_far_its_blocks_reach():
     """So that pages are taken ahead of them; blocks of before its new tokens were said by other steps."""
     runner = runner_for("llama")
-    memory, reached = runner.attention.memory, []
-    assert memory is not None
-    memory.filled, memory.fill_ahead = False, reached.append  # type: ignore[method-assign]
+    pages, reached = runner.attention.pages, []
+    assert pages is not None
+    pages.filled, pages.reach = False, reached.append  # type: ignore[method-assign]
     logits(runner, decode(3, 0))
     logits(runner, mixed(2, (5, 20), 0))
     row = ScheduledRow("long", (1,), BLOCK, (40, 7), True, PARAMS, 0)
     logits(runner, ScheduledBatch((row,)))
-    memory.filled = True
+    pages.filled = True
     logits(runner, decode(3, 1))
     assert reached == [2, 35, 7]
 

@@ -1,4 +1,5 @@
-"""Where the front door leads chats in a cluster, and what it does when there is too much, nobody listens, or a pod dies. It wants a key."""
+"""Where the front door leads chats in a cluster, and what it does when there is too much, nobody listens, a pod dies, or there is none yet.
+It wants a key."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,11 @@ from cluster.target import Cluster
 NAME, SECRET = "shared", "front-door-keys"
 # Of each of two pods: rows, and requests that may wait for one.
 ROWS, WAITING = 2, 1
+# Without a replica until they are asked for: one that wakes, and one whose pod no node takes.
+SLEEPER, HOMELESS = "sleeper", "homeless"
+# Requests that the front door holds for one of these, and for how many seconds: more than a wake takes beside what fails from the suite's
+# beginning on. Other tests run meanwhile.
+HELD, HOLD_SECONDS = 2, 90
 # It looks after its pods' volumes every 60 to 90 seconds.
 KUBELET_SECONDS = 180
 CHATS = "/v1/chat/completions"
@@ -109,21 +116,41 @@ def listing(*keys: MadeKey) -> dict[str, str]:
     return {"keys.yaml": json.dumps({"keys": [entry for _, entry in keys]})}
 
 
+def deployment(name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": HOME}
+    return {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec}
+
+
 @pytest.fixture(scope="module")
-def served(cluster: Cluster, kubectl: Kubectl, operator: None, keys: Keys) -> Iterator[Served]:
+def reference(cluster: Cluster, kubectl: Kubectl, operator: None) -> str:
+    return model_claim.provide(cluster, kubectl, model_folder(), HOME)
+
+
+@pytest.fixture(scope="module")
+def sleepers(kubectl: Kubectl, reference: str) -> Iterator[None]:
+    """There before the front door is, which knows them from its first moment on."""
+    nowhere = {"nodeSelector": {"jitney.dev/no-such-node": "yes"}}
+    kubectl.apply(
+        deployment(SLEEPER, model=reference, replicas=0, maxNumSeqs=HELD),
+        deployment(HOMELESS, model="file:///nowhere", replicas=0, scheduling=nowhere),
+    )
+    yield
+    kubectl("delete", "mdep", SLEEPER, HOMELESS, "-n", HOME, "--timeout=60s")
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, kubectl: Kubectl, reference: str, sleepers: None, keys: Keys) -> Iterator[Served]:
     """Loading while the front door is installed. Its keys come from a Secret."""
-    spec = {"model": model_claim.provide(cluster, kubectl, model_folder(), HOME), "replicas": 2, "maxNumSeqs": ROWS}
-    spec |= {"args": ["--max-waiting", str(WAITING)]}
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": SECRET, "namespace": installation.NAMESPACE},
         "stringData": listing(keys.all, keys.others, keys.old),
     }
-    deployment = {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "spec": spec}
-    kubectl.apply(secret, deployment | {"metadata": {"name": NAME, "namespace": HOME}})
+    kubectl.apply(secret, deployment(NAME, model=reference, replicas=2, maxNumSeqs=ROWS, args=["--max-waiting", str(WAITING)]))
+    bounds = {"limits.maxHeldRequests": str(HELD), "limits.holdSeconds": str(HOLD_SECONDS)}
     try:
-        with front_door.installed(cluster, kubectl, replicas="1", keysSecret=SECRET) as url:
+        with front_door.installed(cluster, kubectl, replicas="1", keysSecret=SECRET, **bounds) as url:
             resource.wait_ready(kubectl, NAME, 180, HOME)
             served = Served(url, keys.all[0], keys.others[0], lambda: pods.of(kubectl, NAME, HOME))
             wait_for(lambda: known_replicas(served) == ["READY", "READY"], 60, "two replicas that the front door knows")
@@ -152,6 +179,18 @@ def exchanged(served: Served, kubectl: Kubectl, keys: Keys) -> list[tuple[str, i
     patch = json.dumps({"stringData": listing(keys.all, keys.others, keys.new)})
     kubectl("patch", "secret", SECRET, "-n", installation.NAMESPACE, "--type=merge", "-p", patch)
     return doors(kubectl)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_vain(served: Served) -> Iterator[Future[httpx.Response]]:
+    """A chat that wakes the homeless one and is held as long as one may be, while other tests run."""
+
+    def ask() -> httpx.Response:
+        with served.http() as http:
+            return http.post(CHATS, json=body("Hello", model=HOMELESS))
+
+    with ThreadPoolExecutor(1) as threads:
+        yield threads.submit(ask)
 
 
 def listed(served: Served, key: str) -> int:
@@ -241,6 +280,35 @@ async def test_what_is_too_much_is_told_at_once(served: Served) -> None:
     served.ask("Hello")
 
 
+async def test_a_model_at_zero_is_woken_and_so_many_wait_for_it(served: Served, kubectl: Kubectl) -> None:
+    """One request more is told at once when to try again, and those that wait are answered."""
+
+    def asleep(seen: dict[str, Any]) -> bool:
+        return bool(seen.get("status", {}).get("reason") == "ScaledToZero")
+
+    await asyncio.to_thread(resource.wait_until, kubectl, SLEEPER, "asleep", asleep, 60, HOME)
+    assert not pods.of(kubectl, SLEEPER, HOME)
+    async with served.http_async() as http:
+        asking = [asyncio.create_task(http.post(CHATS, json=body("Hello", model=SLEEPER))) for _ in range(HELD + 1)]
+        try:
+            over, held = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            assert len(held) == HELD, [task.result().text for task in over]
+            (refused,) = (task.result() for task in over)
+            assert (refused.status_code, refused.headers.get("retry-after")) == (503, "5"), refused.text
+            error = refused.json()["error"]
+            assert error["code"] == "model_starting"
+            assert error["message"].startswith(f"{HELD} requests wait for {SLEEPER} already; it has no replica now: ")
+            for answer in await asyncio.gather(*held):
+                assert answer.status_code == 200, answer.text
+                assert answer.json()["usage"]["completion_tokens"] == 2
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+    woken = kubectl.get("mdep", SLEEPER, HOME) or {}
+    assert (woken["spec"]["replicas"], len(pods.of(kubectl, SLEEPER, HOME))) == (1, 1), "one is woken for all of them"
+
+
 async def test_a_pod_that_dies_before_the_first_byte_costs_no_answer(served: Served, kubectl: Kubectl) -> None:
     """The other one is asked, and its answer is whole. Last of those that need two pods: one is not the same afterwards."""
     asking = asyncio.create_task(asyncio.to_thread(served.ask, INSTRUCTIONS, "Tell a story.", max_tokens=400, ignore_eos=True))
@@ -251,6 +319,19 @@ async def test_a_pod_that_dies_before_the_first_byte_costs_no_answer(served: Ser
     await asyncio.to_thread(kubectl, "delete", "pod", dying.name, "-n", HOME, "--grace-period=1", "--wait=false")
     assert (await asking)["usage"]["completion_tokens"] == 400
     wait_for(lambda: other.count("jitney_requests_total") == before + 1, 30, "answer of the other pod")
+
+
+def test_who_waits_in_vain_is_told_why(in_vain: Future[httpx.Response], kubectl: Kubectl) -> None:
+    """Its model was woken, and in all the seconds that a chat may be held no pod of it came: in the resource's own words."""
+    answer = in_vain.result(HOLD_SECONDS + 30)
+    seen = kubectl.get("mdep", HOMELESS, HOME) or {}
+    ready = resource.condition(seen, "Ready") or {}
+    assert (seen["spec"]["replicas"], ready["reason"]) == (1, "Unschedulable")
+    assert (answer.status_code, answer.headers.get("retry-after")) == (503, "5"), answer.text
+    waited = f"{HOMELESS} has no replica after {HOLD_SECONDS} s of waiting"
+    assert answer.json()["error"]["message"] == f"{waited}: Unschedulable: {ready['message']}"
+    assert answer.json()["error"]["code"] == "model_starting"
+    assert HOLD_SECONDS - 1 < answer.elapsed.total_seconds() < HOLD_SECONDS + 15
 
 
 def test_a_key_is_exchanged_without_a_restart(exchanged: list[tuple[str, int]], served: Served, keys: Keys, kubectl: Kubectl) -> None:

@@ -16,13 +16,16 @@ from typing import Any, Self
 
 from jitney_gateway.errors import GatewayError, bad_field
 
-MOST_SEQUENCES = 1024
+MOST_SEQUENCES, MOST_REPLICAS = 1024, 1000
+SHORTEST_WINDOW, LONGEST_WINDOW = 16, 10_000_000
 # Characters of a name, as the resource of a cluster has them too.
 LONGEST_NAME = 512
 # Of a template: what one argument in the resource of a cluster holds, beside its flag.
 PIECE = 1000
 UID, UID_WORDS = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "at most 100 letters, digits, dots, dashes and underscores"
 QUANTIZATIONS = {"none": "none", "int8": "int8", "8-bit": "int8", "int4": "int4", "4-bit": "int4"}
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Of a model that nobody has described.
 ABILITIES = ("chat", "generate")
 # A field that may only say what is so anyway: what it may be, and why not more.
@@ -216,13 +219,13 @@ def _device_of(key: str, value: object) -> str:
 
 
 def _device(key: str, value: object) -> str:
-    if value not in ("auto", "cpu", "cuda"):
+    if value not in DEVICES:
         raise bad_field(key, f"must be auto, cpu or cuda, not {value!r}")
     return str(value)
 
 
 def _dtype(key: str, value: object) -> str:
-    if value not in ("auto", "float32", "bfloat16", "float16"):
+    if value not in DTYPES:
         raise bad_field(key, f"must be auto, float32, bfloat16 or float16, not {value!r}")
     return str(value)
 
@@ -241,12 +244,12 @@ def _envs(key: str, value: object) -> dict[str, str]:
 READ: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "model_uid": ("uid", _uid),
     "quantization": ("quantization", _quantization),
-    "replica": ("replicas", _whole(1, 1000)),
+    "replica": ("replicas", _whole(1, MOST_REPLICAS)),
     "n_gpu": ("device", _device_of),
     "device": ("device", _device),
     "max_num_seqs": ("max_num_seqs", _whole(1, MOST_SEQUENCES)),
-    "context_length": ("max_model_len", _whole(16, 10_000_000)),
-    "max_model_len": ("max_model_len", _whole(16, 10_000_000)),
+    "context_length": ("max_model_len", _whole(SHORTEST_WINDOW, LONGEST_WINDOW)),
+    "max_model_len": ("max_model_len", _whole(SHORTEST_WINDOW, LONGEST_WINDOW)),
     "model_path": ("model_path", _text),
     "revision": ("revision", _text),
     "torch_dtype": ("dtype", _dtype),

@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from jitney_gateway.launch import FIXED, READ
+from jitney_gateway.server import wanted
+from jitney_gateway.server.absent import ABSENT
 from jitney_gateway.server.keys import make
 from support.local import Local, running_local
 from support.models import save_tiny
@@ -34,10 +37,18 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
 def test_no_request_that_the_document_allows_is_answered_with_a_5xx(local: Local):
     found = asked(local.url, examples=5)
     assert not found.faults
-    assert len(found.answers) > 30
+    assert len(found.answers) > 70
+    assert found.absent == {f"{method} {path.replace('{uid:uid}', '{uid}')}" for path, (methods, _) in ABSENT.items() for method in methods}
+    assert not {label: told for label, told in found.answers.items() if (label in found.absent) != (set(told) == {501})}
     # But for a cancellation, which needs none.
     assert len(found.bodies) == 7, found.bodies
     assert not local.runtimes()
+
+
+def test_the_document_has_every_field_of_a_launch():
+    told = wanted.LAUNCH["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    named = {"model_name", "model_engine", "model_format", "model_size_in_billions", "size_in_billions"}
+    assert set(told) == {*named, *FIXED, *READ}
 
 
 def test_nor_is_one_that_the_keys_refuse(tmp_path: Path):

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from support.calls import calls
+from support.calls import calls, launches
 from support.local import running_local
-from support.models import save_tiny
-from support.recorded import ON_THIS_MACHINE, RECORDED, RECORDINGS, Answers, answers, stale, unlisted
+from support.models import save_damaged, save_endless, save_tiny
+from support.recorded import ON_THIS_MACHINE, RECORDED, RECORDINGS, Answers, answers, answers_of_launches, stale, unlisted
 
 # Values that are a family's own words; those of model_description are not recorded.
 DESCRIBING = ("model_name", "model_ability", "model_family", "model_lang", "model_size_in_billions", "model_format", "context_length")
@@ -21,13 +21,15 @@ DESCRIBING = ("model_name", "model_ability", "model_family", "model_lang", "mode
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
     """Of one `jitney local`."""
     folder = tmp_path_factory.mktemp("recorded")
-    model = save_tiny(folder / "model", vocab_size=49152, max_position_embeddings=2048)
+    model = save_tiny(folder / "tiny", vocab_size=49152, max_position_embeddings=2048)
+    endless, damaged = save_endless(folder / "endless", model), save_damaged(folder / "damaged", model)
     with running_local(folder / "state") as local, httpx.Client(base_url=local.url, timeout=120) as client:
-        yield answers(client, model.as_uri())
+        yield answers(client, model.as_uri()) | answers_of_launches(client, endless.as_uri(), damaged.as_uri())
 
 
 def test_every_call_is_recorded():
-    assert {call.name: (call.method, call.path) for call in calls("file:///models/tiny")} == {
+    every = [*calls("file:///models/tiny"), *launches("file:///models/endless", "file:///models/damaged")]
+    assert {call.name: (call.method, call.path) for call in every} == {
         name: (answer["method"], answer["path"]) for name, answer in RECORDED.items()
     }
 
@@ -54,6 +56,15 @@ def test_a_model_is_described_as_there(ours: Answers, name: str):
     there = descriptions(RECORDED[name]["answer"])
     assert descriptions(ours[name]["answer"]) == there
     assert all(model["model_ability"] in (["chat"], ["generate"]) for model in there)
+
+
+def test_a_launch_that_failed_is_told_as_there(ours: Answers):
+    """Clients look for this word."""
+    for instances in (RECORDED["failed-instances"]["answer"], ours["failed-instances"]["answer"]):
+        assert [instance["status"] for instance in instances] == ["ERROR"]
+        replicas = [replica for instance in instances for replica in instance["replica_statuses"]]
+        assert [(replica["status"], replica["model_state"]) for replica in replicas] == [("ERROR", "error")]
+        assert "header too large" in replicas[0]["error_message"]
 
 
 def test_nothing_in_the_recordings_tells_of_a_machine():

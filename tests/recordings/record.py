@@ -21,8 +21,8 @@ import httpx
 
 from cluster import ports
 from cluster.binaries import cache_folder
-from support.calls import asked, calls
-from support.models import save_tiny
+from support.calls import asked, calls, launches
+from support.models import save_damaged, save_endless, save_tiny
 
 VERSION = "4.1.0"
 RECORDINGS = Path(__file__).parent / f"xinference-{VERSION}"
@@ -40,17 +40,26 @@ TEXTS = {r"\d+\.\d+\.\d+\.\d+:\d+": "HOST:PORT", r"pid=\d+": "pid=PID", r"[0-9a-
 
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="jitney-record-") as scratch:
-        model = save_tiny(Path(scratch) / "model", vocab_size=49152, max_position_embeddings=2048)
+        tiny = save_tiny(Path(scratch) / "tiny", vocab_size=49152, max_position_embeddings=2048)
+        endless, damaged = save_endless(Path(scratch) / "endless", tiny), save_damaged(Path(scratch) / "damaged", tiny)
         with running(installed(), Path(scratch)) as url:
             shutil.rmtree(RECORDINGS, ignore_errors=True)
             RECORDINGS.mkdir()
-            for call in calls(model.as_uri()):
+            for call in (*calls(tiny.as_uri()), *launches(endless.as_uri(), damaged.as_uri())):
                 # A connection for each: after an error of its own that server closes it without a word.
                 with httpx.Client(base_url=url, timeout=CALL_SECONDS, trust_env=False) as client:
                     found = asked(client, call)
                 print(f"{found['status']} {call.method} {call.path}", flush=True)
-                written = {"method": call.method, "path": call.path, "body": call.body, **normal(found)}
-                text = json.dumps(written, indent=2, ensure_ascii=False).replace(str(model), "/models/tiny")
+                written = {
+                    "method": call.method,
+                    "path": call.path,
+                    "body": call.body,
+                    "status": found["status"],
+                    "answer": normal(found["answer"]),
+                }
+                text = json.dumps(written, indent=2, ensure_ascii=False)
+                for folder in (tiny, endless, damaged):
+                    text = text.replace(str(folder), f"/models/{folder.name}")
                 (RECORDINGS / f"{call.name}.json").write_text(text + "\n")
     print(f"{len(list(RECORDINGS.iterdir()))} answers in {RECORDINGS}")
 
@@ -96,9 +105,9 @@ def answers(url: str) -> bool:
 
 
 def normal(value: Any, name: str = "") -> Any:
-    """Without what differs from run to run and from machine to machine; every value stays of its kind."""
+    """Without what differs from run to run and from machine to machine, as the order of keys; every value stays of its kind."""
     if isinstance(value, dict):
-        return {normal(key): normal(part, key) for key, part in value.items()}
+        return {normal(key): normal(part, key) for key, part in sorted(value.items())}
     if isinstance(value, list):
         return [normal(part, name) for part in value[:MOST_ELEMENTS]]
     if isinstance(value, str):

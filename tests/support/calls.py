@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +18,21 @@ STREAMED = {"stream": True}
 COUNTED = STREAMED | {"stream_options": {"include_usage": True}}
 SIZED = {"model_engine": "transformers", "model_type": "LLM", "model_format": "pytorch", "model_size_in_billions": "0_01"}
 LAUNCHED = SIZED | {"quantization": "none", "n_gpu": None, "enable_virtual_env": False}
+# For a state that comes by itself.
+COME_SECONDS, PERIOD = 300, 0.2
 
 
 @dataclass(frozen=True)
 class Call:
-    """`body` is sent as JSON; a text is sent as it stands."""
+    """`body` is sent as JSON; a text is sent as it stands. It is asked again until its answer is as `until` wants it. `meanwhile` is asked
+    while it waits for its answer, and not recorded."""
 
     name: str
     method: str
     path: str
     body: Any = None
+    until: Callable[[Any], bool] | None = None
+    meanwhile: tuple[Call, ...] = ()
 
 
 def calls(uri: str) -> tuple[Call, ...]:
@@ -42,6 +50,77 @@ def calls(uri: str) -> tuple[Call, ...]:
         *_about_answers(),
         *_about_ends(),
     )
+
+
+def launches(endless: str, damaged: str) -> tuple[Call, ...]:
+    """Such as are under way, cancelled, or fail; both are as `uri`, of a model that loads for ever and of one that cannot be loaded."""
+    path = "/v1/model_registrations/LLM"
+    return (
+        Call("register-endless", "POST", path, _family("tiny-endless", endless, "chat")),
+        Call("register-damaged", "POST", path, _family("tiny-damaged", damaged, "chat")),
+        *_about_one_under_way(),
+        *_about_one_that_fails(),
+        Call("unregister-endless", "DELETE", f"{path}/tiny-endless"),
+        Call("unregister-damaged", "DELETE", f"{path}/tiny-damaged"),
+    )
+
+
+def _about_one_under_way() -> tuple[Call, ...]:
+    """Of which nobody waits for the first, and somebody for the second."""
+    waited = Call("waited-progress", "GET", "/v1/models/waited/progress", until=_loading)
+    cancelled = Call("waited-cancel", "POST", "/v1/models/waited/cancel")
+    body = LAUNCHED | {"model_name": "tiny-endless"}
+    return (
+        Call("launch-begun", "POST", "/v1/models?wait_ready=false", body | {"model_uid": "begun"}),
+        Call("begun-progress", "GET", "/v1/models/begun/progress", until=_loading),
+        *_about_launched("begun"),
+        Call("launch-begun-again", "POST", "/v1/models?wait_ready=false", body | {"model_uid": "begun"}),
+        Call("cancel", "POST", "/v1/models/begun/cancel"),
+        Call("cancelled-progress", "GET", "/v1/models/begun/progress"),
+        *_about_launched("begun", "cancelled"),
+        Call("cancel-again", "POST", "/v1/models/begun/cancel"),
+        Call("launch-cancelled", "POST", "/v1/models", body | {"model_uid": "waited"}, meanwhile=(waited, cancelled)),
+    )
+
+
+def _about_one_that_fails() -> tuple[Call, ...]:
+    """Of which somebody waits for the first, and nobody for the second."""
+    body = LAUNCHED | {"model_name": "tiny-damaged"}
+    return (
+        Call("launch-damaged", "POST", "/v1/models", body | {"model_uid": "damaged"}),
+        Call("damaged-progress", "GET", "/v1/models/damaged/progress", until=_over),
+        *_about_launched("damaged"),
+        Call("launch-failing", "POST", "/v1/models?wait_ready=false", body | {"model_uid": "failed"}),
+        Call("failed-instances", "GET", "/v1/models/instances?model_uid=failed", until=_failed),
+        Call("failed-progress", "GET", "/v1/models/failed/progress", until=_over),
+        *(call for call in _about_launched("failed") if call.name != "failed-instances"),
+        Call("failed-terminate", "DELETE", "/v1/models/failed"),
+    )
+
+
+def _about_launched(uid: str, name: str = "") -> tuple[Call, ...]:
+    name = name or uid
+    return (
+        Call(f"{name}-models", "GET", "/v1/models"),
+        Call(f"{name}-describe", "GET", f"/v1/models/{uid}"),
+        Call(f"{name}-instances", "GET", f"/v1/models/instances?model_uid={uid}"),
+        Call(f"{name}-replicas", "GET", f"/v1/models/{uid}/replicas"),
+    )
+
+
+def _loading(progress: Any) -> bool:
+    return bool(progress["replicas"]) and progress["stage"] == "loading"
+
+
+def _over(progress: Any) -> bool:
+    """Where the model is kept it says so, and where it is not it has no replica."""
+    return not progress["replicas"] or progress["stage"] == "error"
+
+
+def _failed(instances: Any) -> bool:
+    """With the reason, which may come later than the state."""
+    replicas = [replica for instance in instances for replica in (instance, *instance["replica_statuses"])]
+    return all(one["status"] == "ERROR" and one.get("error_message", "") is not None for one in replicas)
 
 
 def _about_the_cluster() -> tuple[Call, ...]:
@@ -109,7 +188,8 @@ def _about_answers() -> tuple[Call, ...]:
         Call("chat-too-long", "POST", chat, {"model": "tiny-chat", **ASKED, "max_tokens": 100_000}),
         Call("completion", "POST", going_on, {"model": "base", **GOING_ON}),
         Call("completion-streamed", "POST", going_on, {"model": "base", **GOING_ON, **STREAMED}),
-        Call("completion-unknown", "POST", going_on, {"model": "nobody", **GOING_ON}),
+        # Not the one above: what is not found is remembered there for some seconds.
+        Call("completion-unknown", "POST", going_on, {"model": "no-one", **GOING_ON}),
         Call("abort", "POST", "/v1/models/tiny-chat/requests/r/abort", {"block_duration": 1}),
         Call("abort-unknown", "POST", "/v1/models/nobody/requests/r/abort", {"block_duration": 1}),
     )
@@ -142,6 +222,20 @@ def _family(name: str, uri: str, ability: str) -> dict[str, Any]:
 
 def asked(client: httpx.Client, call: Call) -> dict[str, Any]:
     """`status`, and `answer`: JSON, a text, or a stream's first, last and other events and whether it ended with [DONE]."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(_asked_once, client, call)
+        for other in call.meanwhile:
+            asked(client, other)
+        found = waiting.result()
+    end = time.monotonic() + COME_SECONDS
+    while call.until and not call.until(found["answer"]):
+        assert time.monotonic() < end, (call, found)
+        time.sleep(PERIOD)
+        found = _asked_once(client, call)
+    return found
+
+
+def _asked_once(client: httpx.Client, call: Call) -> dict[str, Any]:
     body = None if call.body is None else call.body if isinstance(call.body, str) else json.dumps(call.body)
     answer = client.request(call.method, call.path, content=body, headers=JSON if body is not None else None)
     return {"status": answer.status_code, "answer": _read(answer)}

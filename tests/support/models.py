@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -53,6 +55,21 @@ def save_tiny(folder: Path, **shape: int) -> Path:
     """A tiny Qwen2 with the test model's tokenizer and chat template, as a folder that can be served."""
     tiny_model("qwen2", "sdpa", **shape).save_pretrained(folder)
     _add_words(folder)
+    return folder
+
+
+def save_endless(folder: Path, model: Path) -> Path:
+    """That tiny one, with a pipe for weights that nobody writes into: it is loading for as long as its process is there."""
+    shutil.copytree(model, folder)
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    return folder
+
+
+def save_damaged(folder: Path, model: Path) -> Path:
+    """That tiny one, with weights that are none."""
+    shutil.copytree(model, folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
     return folder
 
 

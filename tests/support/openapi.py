@@ -12,6 +12,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 SECONDS = 60
+# What is not supported.
+ABSENT = 501
 # What ends a model, or starts more processes of it.
 CHANGING = frozenset(
     {
@@ -33,12 +35,13 @@ ANSWERED = ("POST /v1/chat/completions", "POST /v1/completions", "GET /v1/models
 
 @dataclass
 class Asked:
-    """`faults` has how an operation was answered with a 5xx, by its label, `answers` how often each status came; `bodies` are those
-    operations that take one."""
+    """`faults` has how an operation was answered with a 5xx, by its label, but with a 501 where the document says so; `answers` how often
+    each status came; `bodies` are those operations that take one, and `absent` those that the document says are answered with 501."""
 
     faults: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Counter[int]] = field(default_factory=dict)
     bodies: list[str] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
 
     def unanswered(self, *more: str) -> dict[str, Counter[int]]:
         """What should have been answered with 200 at least once, and was not."""
@@ -98,12 +101,14 @@ def _asking(operation: Any, found: Asked, mended: Callable[[Any], None], headers
     if operation.method == "post" and operation.body:
         found.bodies.append(operation.label)
     answers = found.answers.setdefault(operation.label, Counter())
+    if str(ABSENT) in operation.definition.raw["responses"]:
+        found.absent.add(operation.label)
 
     def ask(case: Any) -> None:
         mended(case)
         answer = case.call(timeout=SECONDS, headers=headers)
         answers[answer.status_code] += 1
-        if answer.status_code >= 500:
+        if answer.status_code >= 500 and not (answer.status_code == ABSENT and operation.label in found.absent):
             found.faults[operation.label] = f"{case.as_curl_command()}: {answer.text}"
 
     return ask

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from support.calls import asked, calls
+from support.calls import asked, calls, launches
 from support.shapes import differences, shape
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "xinference-4.1.0"
@@ -43,6 +43,11 @@ TEMPLATE = "the template and the end of an answer are those in the model's own r
 COUNTS = "tokens are counted where stream_options.include_usage asks for it, in a last piece of their own, as OpenAI's"
 NODES = "the nodes are the cluster's, and not seen from here: there are no workers"
 PODS = "a pod has a name and no number"
+LISTED = "a model is listed and described from its launch to its end, with how it stands; there only once it is ready, and 503 before"
+FORGOTTEN = (
+    "of a model that was cancelled, or whose launch was answered with its failure, nothing is left; there its instance stays, as ERROR"
+)
+KEPT = "a launch that nobody waited for is kept with the reason why it failed, until it is terminated; there only its instance is"
 NO_DRAFTS = "no draft models, and no figures about a model that is not loaded"
 EVERYWHERE = (
     Known("cluster-status", NO_WORKERS, ("workers[] is missing",)),
@@ -125,9 +130,9 @@ EVERYWHERE = (
     Known("launch-no-json chat-no-messages chat-no-model", BAD_BODY, ("it is text there and object here",)),
     Known("models", TOLD, ("data[].n_worker is more", "data[].status is more", "data[].message is more")),
     Known("describe", TOLD, ("status is more", "message is more")),
-    Known("progress", TOLD, ("message is more", "failing is more")),
+    Known("progress begun-progress failed-progress", TOLD, ("message is more", "failing is more")),
     Known(
-        "instances instances-of-one",
+        "instances instances-of-one begun-instances failed-instances",
         "a replica is told alike wherever it is",
         (
             "[].replica_statuses[].model_address is more",
@@ -135,9 +140,15 @@ EVERYWHERE = (
             "[].replica_statuses[].replica_uid is null there and text here",
         ),
     ),
-    Known("instances instances-of-one", NO_WORKERS, ("[].replica_statuses[].worker_address is text there and null here",)),
-    Known("replicas", NO_WORKERS, ("[].worker_address is text there and null here",)),
-    Known("replicas", "each has a name, also the first ones", ("[].replica_uid is null there and text here",)),
+    Known(
+        "instances instances-of-one begun-instances failed-instances",
+        NO_WORKERS,
+        ("[].replica_statuses[].worker_address is text there and null here",),
+    ),
+    Known("replicas begun-replicas failed-replicas", NO_WORKERS, ("[].worker_address is text there and null here",)),
+    Known(
+        "replicas begun-replicas failed-replicas", "each has a name, also the first ones", ("[].replica_uid is null there and text here",)
+    ),
     Known(
         "replicas-unknown",
         "a model that is not there is told as by `describe`",
@@ -172,8 +183,32 @@ EVERYWHERE = (
     ),
 )
 
+_DESCRIBED = ("detail is missing", *(f"{key} is more" for key in (*RECORDED["describe"]["answer"], "status", "message")))
+OF_LAUNCHES = (
+    Known("begun-models failed-models", LISTED, ("data[] is more",)),
+    Known("begun-describe failed-describe", LISTED, _DESCRIBED),
+    Known("begun-describe", LISTED, ("503 there and 200 here",)),
+    Known("failed-describe", KEPT, ("400 there and 200 here",)),
+    Known("failed-progress", KEPT, ("replicas[] is more",)),
+    Known("failed-terminate", KEPT, ("400 there and 200 here", "it is object there and null here")),
+    Known("begun-instances failed-instances", "what a model can is known from its launch", ("[].model_ability[] is more",)),
+    Known(
+        "begun-replicas failed-replicas",
+        "the address of a process is known from its start, and so is that none is chosen by its GPU",
+        ("[].model_address is null there and text here", "[].accelerators is null there and list here"),
+    ),
+    Known("cancelled-instances damaged-instances", FORGOTTEN, ("[] is missing",)),
+    Known("cancelled-replicas damaged-replicas", FORGOTTEN, ("200 there and 400 here", "it is list there and object here")),
+    Known("cancel-again", "as for the end of one that is not there", ("500 there and 400 here",)),
+    Known(
+        "cancelled-describe damaged-describe cancel-again",
+        "beside `detail` there is `error`, as everywhere",
+        ("error is more",),
+    ),
+)
 ON_THIS_MACHINE = (
     *EVERYWHERE,
+    *OF_LAUNCHES,
     Known("cluster-workers", TOLD, tuple(f"[].models[].{key} is more" for key in ("n_worker", "replica", "status", "message"))),
 )
 IN_A_CLUSTER = (
@@ -189,6 +224,11 @@ IN_A_CLUSTER = (
 def answers(client: httpx.Client, uri: str) -> Answers:
     """By name: all calls, in their order, to one server that serves nothing yet. `uri` is as for `calls`."""
     return {call.name: asked(client, call) for call in calls(uri)}
+
+
+def answers_of_launches(client: httpx.Client, endless: str, damaged: str) -> Answers:
+    """As above, of `launches`."""
+    return {call.name: asked(client, call) for call in launches(endless, damaged)}
 
 
 def unlisted(here: Answers, known: tuple[Known, ...]) -> dict[str, set[str]]:

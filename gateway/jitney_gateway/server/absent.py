@@ -1,8 +1,13 @@
-"""What Xinference has and this does not: each route says in a sentence what to do instead (501), which its clients show."""
+"""What Xinference has and this does not: each route says in a sentence what to do instead (501), which its clients show.
+
+The OpenAPI document has the sentence beside the 501 of each.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import APIRouter, Request
 
@@ -59,7 +64,19 @@ ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
 def routes() -> APIRouter:
     router = by_uid()
     for path, (methods, words) in ABSENT.items():
-        router.add_api_route(path, _refusing(words), methods=list(methods), name=f"absent {path}", include_in_schema=False)
+        # One for each method: an operation's id has one of them in it.
+        for method in methods:
+            router.add_api_route(
+                path,
+                _refusing(words),
+                methods=[method],
+                name=f"absent {path}",
+                summary="Not supported",
+                description=words,
+                status_code=501,
+                response_description=words,
+                openapi_extra={"parameters": _parameters(path)},
+            )
 
     @router.get("/v1/models/vllm-supported")
     async def vllm() -> dict[str, str]:
@@ -67,6 +84,11 @@ def routes() -> APIRouter:
         return {}
 
     return router
+
+
+def _parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
 def _refusing(words: str) -> Callable[[Request], Awaitable[None]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from jitney_gateway.launch import DEVICES, DTYPES, FIXED, LONGEST_WINDOW, MOST_REPLICAS, MOST_SEQUENCES, QUANTIZATIONS, SHORTEST_WINDOW
+
 Json = dict[str, Any]
 
 _TEXT: Json = {"type": "string"}
 _TEXTS: Json = {"type": "array", "items": _TEXT}
 _COUNT: Json = {"type": "integer", "minimum": 1}
+_WINDOW: Json = {"type": "integer", "minimum": SHORTEST_WINDOW, "maximum": LONGEST_WINDOW}
 _SIZE: Json = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, _TEXT]}
 _STREAMED: Json = {
     "max_tokens": _COUNT,
@@ -39,20 +42,22 @@ LAUNCH = _body(
         "model_engine": {"enum": ["transformers"]},
         "model_name": _TEXT,
         "model_uid": _TEXT,
-        "model_type": {"enum": ["LLM"]},
         "model_format": {"enum": ["pytorch"]},
         "model_size_in_billions": _SIZE,
         "size_in_billions": _SIZE,
-        "quantization": {"enum": ["none", "int8", "8-bit", "int4", "4-bit"]},
-        "replica": _COUNT,
-        "n_gpu": {"anyOf": [{"enum": ["auto"]}, {"type": "integer"}, {"type": "null"}]},
+        "quantization": {"enum": list(QUANTIZATIONS)},
+        "replica": {**_COUNT, "maximum": MOST_REPLICAS},
+        "n_gpu": {"enum": ["auto", 0, 1, None]},
+        "device": {"enum": list(DEVICES)},
         "model_path": _TEXT,
         "revision": _TEXT,
-        "max_num_seqs": _COUNT,
-        "context_length": _COUNT,
-        "torch_dtype": _TEXT,
+        "max_num_seqs": {**_COUNT, "maximum": MOST_SEQUENCES},
+        "context_length": _WINDOW,
+        "max_model_len": _WINDOW,
+        "torch_dtype": {"enum": list(DTYPES)},
         "trust_remote_code": {"type": "boolean"},
         "envs": {"type": "object", "additionalProperties": _TEXT},
+        **{name: {"enum": list(allowed)} for name, (allowed, _) in FIXED.items()},
     },
     "model_engine",
     "model_name",

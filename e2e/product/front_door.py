@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 
 from cluster.images import GATEWAY
-from cluster.kubectl import Kubectl
+from cluster.kubectl import Kubectl, wait_for
 from cluster.local import LocalCluster
 from cluster.target import Cluster
 from product import installation
@@ -30,6 +31,16 @@ def installed(cluster: Cluster, kubectl: Kubectl, *more: str, **values: str) -> 
     installation.install(cluster, kubectl, installation.VALUES, *flags, *more)
     try:
         service = kubectl.get("service", SERVICE, installation.NAMESPACE) or {}
-        yield f"http://{service['spec']['clusterIP']}"
+        url = f"http://{service['spec']['clusterIP']}"
+        # Its pods are ready; where the address leads, kube-proxy learns a moment later.
+        wait_for(lambda: _answers(url), 30, "an answer from the front door's address")
+        yield url
     finally:
         installation.install(cluster, kubectl)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/livez", timeout=5).is_success
+    except httpx.TransportError:
+        return False

@@ -5,6 +5,7 @@ Runs last (files run in order of their names), on the API server's own record of
 
 from __future__ import annotations
 
+import functools
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 from product import installation
-from product.eye import Eye
 
 from cluster.kubectl import Kubectl
 from cluster.target import Cluster
@@ -49,21 +49,25 @@ def test_every_right_is_used_and_none_is_missing(account: str, cluster: Cluster,
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-def test_neither_is_refused_anything(account: str, cluster: Cluster, kubectl: Kubectl, eye: Eye) -> None:
+def test_neither_is_refused_anything(account: str, cluster: Cluster) -> None:
     """Neither with a ClusterRole nor with the Roles of some namespaces did it ask for what it has no right to."""
-    # Who leaves with an uninstall may find its rights gone a moment before it is told.
-    left = {pod["metadata"]["name"]: _told_to_leave(pod) for pod in eye.seen("pods") if "deletionTimestamp" in pod["metadata"]}
+    left = _told_to_leave(cluster)
     own = [entry for entry in _record(cluster, account) if _moment(entry["requestReceivedTimestamp"]) < left.get(_pod(entry), FOREVER)]
     assert not {f"{entry['verb']} {entry['requestURI']}" for entry in own if _lacks_right(entry)}
 
 
 FOREVER = datetime.max.replace(tzinfo=UTC)
+# An uninstall takes the rights first, and the Deployment and with it the pods some requests later.
+UNINSTALL = timedelta(seconds=2)
 
 
-def _told_to_leave(pod: Json) -> datetime:
-    """Kubernetes notes when it is to be gone, in whole seconds."""
-    metadata = pod["metadata"]
-    return _moment(metadata["deletionTimestamp"]) - timedelta(seconds=metadata.get("deletionGracePeriodSeconds", 0) + 2)
+def _told_to_leave(cluster: Cluster) -> dict[str, datetime]:
+    """By pod: when whoever deleted it first did, less what an uninstall needs to come to that."""
+    found: dict[str, datetime] = {}
+    for entry in _entries(cluster):
+        if entry["verb"] == "delete" and entry.get("objectRef", {}).get("resource") == "pods":
+            found.setdefault(entry["objectRef"]["name"], _moment(entry["requestReceivedTimestamp"]) - UNINSTALL)
+    return found
 
 
 def _moment(text: str) -> datetime:
@@ -76,14 +80,20 @@ def _pod(entry: Json) -> str:
 
 def _record(cluster: Cluster, account: str) -> list[Json]:
     """Everything that `account` asked the API server for, in the whole suite."""
+    name = f"system:serviceaccount:{installation.NAMESPACE}:{account}"
+    own = [entry for entry in _entries(cluster) if entry["user"]["username"] == name]
+    assert own, f"{account} asked for nothing"
+    return own
+
+
+@functools.cache
+def _entries(cluster: Cluster) -> list[Json]:
+    """Everything that either of them asked for, and every delete of a pod."""
     log = getattr(cluster, "audit_log", None)
     if log is None:
         pytest.skip("only the local cluster keeps an audit log here")
-    name = f"system:serviceaccount:{installation.NAMESPACE}:{account}"
-    entries = [json.loads(line) for line in log.read_text().splitlines() if name in line]
-    own = [entry for entry in entries if entry["user"]["username"] == name]
-    assert own, f"{account} asked for nothing"
-    return own
+    wanted = (*(f":{account}" for account in ACCOUNTS), '"verb":"delete"')
+    return [json.loads(line) for line in log.read_text().splitlines() if any(word in line for word in wanted)]
 
 
 def _lacks_right(entry: Json) -> bool:

@@ -75,7 +75,7 @@ bench-gpu: setup ## the runtime on this machine's GPU beside transformers serve,
 bench-status: prerequisites setup ## how soon the resource says what Kubernetes knows, over 20 failures
 	@$(RUN)python bench/status.py
 
-bench-gateway: go setup control-plane ## the front door against the runtimes behind it: what it adds, costs, holds and where it leads
+bench-gateway: go setup control-plane ## the front door against the runtimes behind it, into bench/RESULTS-gateway.md: what it adds, costs, holds and where it leads
 	@$(RUN)python bench/gateway.py
 
 # What only a person can give is missing in one sentence, before 5.5 GB are downloaded.

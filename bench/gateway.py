@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -45,6 +46,7 @@ from support.namespaces import Namespace, define
 from support.process import RuntimeProcess, running_runtime
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "RESULTS-gateway.md"
 # Questions to either side, one after the other, for the time to the first token.
 QUESTIONS = 500
 # Seconds that the front door may add to it.
@@ -108,8 +110,9 @@ def main() -> None:
             rows += (found := part(namespace, gateway, folder))
             for row in found:
                 _say(f"  {row.name}: {row.found} ({'kept' if row.kept else 'MISSED'})")
-    _print(rows)
-    print(f"\n{_machine()}\n{time.monotonic() - started:.0f} s")
+    table, machine = _table(rows), _machine()
+    print(f"\n{table}\n\n{machine}\n{time.monotonic() - started:.0f} s")
+    _write(table, machine)
     if missed := [row.name for row in rows if not row.kept]:
         sys.exit(f"error: missed: {', '.join(missed)}")
 
@@ -448,17 +451,26 @@ async def _ask_in_turn(side: Side, chats: list[list[dict[str, str]]]) -> list[st
     return found
 
 
-# What is printed
+# What is printed and written
 
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.2f} ms"
 
 
-def _print(rows: list[Row]) -> None:
-    print("\n| | straight to the runtime | through the front door | found | must be within | |\n|---|---|---|---|---|---|")
+def _table(rows: list[Row]) -> str:
+    lines = ["| | straight to the runtime | through the front door | found | must be within | |", "|---|---|---|---|---|---|"]
     for row in rows:
-        print(f"| {row.name} | {row.straight} | {row.through} | {row.found} | {row.most} | {'kept' if row.kept else 'MISSED'} |")
+        lines.append(f"| {row.name} | {row.straight} | {row.through} | {row.found} | {row.most} | {'kept' if row.kept else 'MISSED'} |")
+    return "\n".join(lines)
+
+
+def _write(table: str, machine: str) -> None:
+    """A run that is broken off leaves the last one's."""
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    head = f"Written by `make bench-gateway`, {date} UTC. {machine}."
+    what = "One front door before runtimes of this machine. Straight is to the runtime's own address; all is counted over the run."
+    RESULTS.write_text("\n\n".join(("# The front door against the runtimes behind it", head, what, table)) + "\n")
 
 
 def _machine() -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +91,25 @@ def on_this_machine(folder: Path) -> Iterator[Place]:
         process.terminate()
         code = process.wait(STOP_SECONDS)
     assert code == 0, log.read_text(errors="replace")[-3000:]
+
+
+@contextmanager
+def beside_the_model(place: Place) -> Iterator[tuple[Path, str]]:
+    """A folder of this machine for other models, and what it is called there; with the local cluster it is on the claim too. Gone
+    afterwards."""
+    folder = model_folder().parent / f"e2e-{uuid.uuid4().hex[:6]}"
+    folder.mkdir()
+    folder.chmod(0o755)
+    try:
+        yield folder, f"{place.uri.rpartition('/')[0]}/{folder.name}"
+    finally:
+        shutil.rmtree(folder)
+
+
+def open_to_pods(model: Path) -> None:
+    """Weights are written for their owner alone, and pods run as somebody else."""
+    for file in model.iterdir():
+        file.chmod(0o644)
 
 
 def _runtimes(parent: int, uids: tuple[str, ...]) -> list[str]:

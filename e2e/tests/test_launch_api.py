@@ -24,6 +24,7 @@ from xinference_client import AsyncRESTfulClient, RESTfulClient
 from cluster.kubectl import wait_for
 from jitney_gateway.machine import Machine
 from support import recorded
+from support.models import save_damaged, save_endless, save_tiny
 
 CURL, SHELL, PYTHON, ASYNC, CANCELLED = "by-curl", "by-cli", "by-python", "by-async", "by-nobody"
 LAUNCHED = (CURL, SHELL, PYTHON, ASYNC)
@@ -164,10 +165,17 @@ def test_the_cluster_is_told_of(place: Place, client: RESTfulClient) -> None:
 @pytest.mark.parametrize("place", ["cluster"], indirect=True)
 def test_answers_have_the_shape_of_xinferences(place: Place) -> None:
     """The recorded calls, before anything else is launched there."""
-    with httpx.Client(base_url=place.url, timeout=LAUNCH_SECONDS, trust_env=False) as http:
-        answers = recorded.answers(http, place.uri)
-    known = recorded.IN_A_CLUSTER
-    assert (recorded.unlisted(answers, known), recorded.stale(answers, known)) == ({}, set())
+    with (
+        launching.beside_the_model(place) as (folder, uri),
+        httpx.Client(base_url=place.url, timeout=LAUNCH_SECONDS, trust_env=False) as http,
+    ):
+        tiny = save_tiny(folder / "tiny", vocab_size=49152, max_position_embeddings=2048)
+        launching.open_to_pods(save_endless(folder / "endless", tiny))
+        launching.open_to_pods(save_damaged(folder / "damaged", tiny))
+        answers = recorded.answers(http, place.uri) | recorded.answers_of_launches(http, f"{uri}/endless", f"{uri}/damaged")
+        # All of them at once, a line each.
+        amiss = recorded.amiss(answers, recorded.IN_A_CLUSTER)
+    assert not amiss, "\n".join(["the answers differ from Xinference's otherwise than is listed:", *amiss])
     wait_for(lambda: not place.left(recorded.UIDS), 120, "end of what was launched")
 
 
@@ -247,7 +255,7 @@ def test_models_are_listed_and_described(launched: Launched, client: RESTfulClie
     }
     described = client.describe_model(PYTHON)
     assert described.items() <= listed[PYTHON].items()
-    assert (described["model_type"], described["model_engine"], described["context_length"]) == ("LLM", "Transformers", 2048)
+    assert (described["model_type"], described["model_engine"], described["context_length"]) == ("LLM", "transformers", 2048)
     with pytest.raises(RuntimeError, match=f"Model is already in the model list, uid: {PYTHON}"):
         client.launch_model(**CALL, **SIZED, model_uid=PYTHON, wait_ready=False)
 

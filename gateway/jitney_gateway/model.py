@@ -63,7 +63,7 @@ class Model:
             "revision": launch.revision,
             "context_length": self.context,
             "strict_system_first": False,
-            "model_engine": "Transformers",
+            "model_engine": "transformers",
             "n_worker": 1,
             "replica": launch.replicas,
             "status": self.status,

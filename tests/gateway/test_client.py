@@ -63,7 +63,7 @@ def test_models_are_listed_and_described(client: RESTfulClient, uid: str):
     assert (listed["id"], listed["model_type"], listed["model_size_in_billions"]) == (uid, "LLM", "0_135")
     described = client.describe_model(uid)
     assert described["model_ability"] == ["chat", "generate"]
-    assert described["model_engine"] == "Transformers"
+    assert described["model_engine"] == "transformers"
     (instance,) = client.get_instance_info("smollm2-instruct", uid)
     assert (instance["status"], instance["replica"]) == ("READY", 1)
     assert client.query_engine_by_model_name("qwen1.5-chat")["Transformers"][2]["model_size_in_billions"] == 4

@@ -9,6 +9,8 @@ import pytest
 
 from jitney_gateway.destination import Prospect
 from jitney_gateway.errors import GatewayError
+from jitney_gateway.kubernetes.backend import told
+from jitney_gateway.kubernetes.endpoints import Pod
 from jitney_gateway.kubernetes.manifest import LONGEST_NAME, model_of, name_of, resource, without_pods
 from jitney_gateway.launch import Launch
 from jitney_gateway.progress import share
@@ -118,6 +120,26 @@ def stands(reason: str, last: str, accepted: str = "True") -> dict[str, Any]:
 def test_a_start_fails_while_its_reason_is_the_failures(status: dict[str, Any], failing: str):
     model = model_of(body(**status), "chat")
     assert (model.failing, model.progressed()["failing"]) == (failing, failing)
+
+
+def test_a_model_that_failed_says_so_in_its_progress():
+    model = model_of(body(conditions=conditions(Ready="False", Stalled="True"), progress="loading 50 %"), "chat")
+    assert (model.status, model.stage) == ("ERROR", "error")
+
+
+@pytest.mark.parametrize(
+    ("status", "ready", "expected"),
+    [
+        ({}, False, ("LOADING", "")),
+        (stands("Downloading", "Unschedulable"), False, ("LOADING", "")),
+        (stands("CrashLoop", "CrashLoop"), False, ("ERROR", "CrashLoop: m")),
+        (stands("CrashLoop", "CrashLoop"), True, ("READY", "")),
+        ({"conditions": conditions(Ready="False", Stalled="True")}, False, ("ERROR", "R: m")),
+    ],
+)
+def test_a_pod_that_does_not_come_is_told_with_the_reason(status: dict[str, Any], ready: bool, expected: tuple[str, str]):
+    replica = told(Pod("chat-x", "http://10.0.0.1:8000", ready), model_of(body(**status), "chat"))
+    assert (replica.status, replica.message) == expected
 
 
 def asked(status: dict[str, Any], **spec: Any) -> dict[str, Any]:

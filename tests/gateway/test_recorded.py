@@ -13,8 +13,9 @@ from support.local import running_local
 from support.models import save_damaged, save_endless, save_tiny
 from support.recorded import ON_THIS_MACHINE, RECORDED, RECORDINGS, Answers, answers, answers_of_launches, stale, unlisted
 
-# Values that are a family's own words; those of model_description are not recorded.
-DESCRIBING = ("model_name", "model_ability", "model_family", "model_lang", "model_size_in_billions", "model_format", "context_length")
+# What describes a model, in its family's own words and those of the launch; the text of model_description is not recorded.
+OF_A_FAMILY = ("model_name", "model_ability", "model_family", "model_lang", "model_size_in_billions", "model_format", "context_length")
+DESCRIBING = (*OF_A_FAMILY, "model_type", "model_engine", "model_hub", "quantization", "replica")
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def calls(uri: str) -> tuple[Call, ...]:
 
 
 def launches(endless: str, damaged: str) -> tuple[Call, ...]:
-    """Such as are under way, cancelled, or fail; both are as `uri`, of a model that loads for ever and of one that cannot be loaded."""
+    """Such as are under way, cancelled, or fail; both are as `uri`, of a model that loads for a while and of one that cannot."""
     path = "/v1/model_registrations/LLM"
     return (
         Call("register-endless", "POST", path, _family("tiny-endless", endless, "chat")),
@@ -113,14 +113,15 @@ def _loading(progress: Any) -> bool:
 
 
 def _over(progress: Any) -> bool:
-    """Where the model is kept it says so, and where it is not it has no replica."""
-    return not progress["replicas"] or progress["stage"] == "error"
+    """Where the model is kept it says so, or why it fails where it is tried again, as in a cluster. Where it is not, it has no replica."""
+    return not progress["replicas"] or progress["stage"] == "error" or bool(progress.get("failing"))
 
 
 def _failed(instances: Any) -> bool:
-    """With the reason, which may come later than the state."""
-    replicas = [replica for instance in instances for replica in (instance, *instance["replica_statuses"])]
-    return all(one["status"] == "ERROR" and one.get("error_message", "") is not None for one in replicas)
+    """With the reason, which may come later than the state. Where it is tried again, as in a cluster, the model itself is LOADING."""
+    replicas = [replica for instance in instances for replica in instance["replica_statuses"]]
+    told = bool(replicas) and all(one["status"] == "ERROR" and one["error_message"] is not None for one in replicas)
+    return told and all(instance["status"] in ("ERROR", "LOADING") for instance in instances)
 
 
 def _about_the_cluster() -> tuple[Call, ...]:

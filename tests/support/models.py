@@ -59,7 +59,7 @@ def save_tiny(folder: Path, **shape: int) -> Path:
 
 
 def save_endless(folder: Path, model: Path) -> Path:
-    """That tiny one, with a pipe for weights that nobody writes into: it is loading for as long as its process is there."""
+    """That tiny one, with a pipe for weights: it is loading for some seconds, until transformers has come and finds no file."""
     shutil.copytree(model, folder)
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")

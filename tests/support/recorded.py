@@ -19,7 +19,7 @@ from support.shapes import differences, shape
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "xinference-4.1.0"
 RECORDED = {file.stem: json.loads(file.read_text()) for file in sorted(RECORDINGS.glob("*.json"))}
 # Of the models that the calls launch: they are ended, or cannot be.
-UIDS = ("tiny-chat", "base", "nope")
+UIDS = ("tiny-chat", "base", "nope", "begun", "waited", "damaged", "failed")
 Answers = dict[str, dict[str, Any]]
 
 
@@ -213,11 +213,16 @@ ON_THIS_MACHINE = (
 )
 IN_A_CLUSTER = (
     *EVERYWHERE,
+    *OF_LAUNCHES,
     Known("cluster-info-detailed", NODES, ("[].software_version is missing",)),
     Known("cluster-workers", NODES, ("[] is missing",)),
-    Known("replicas", PODS, ("[].replica_id is number there and text here",)),
-    Known("progress", PODS, ("replicas[].replica_id is number there and text here",)),
-    Known("instances instances-of-one", PODS, ("[].replica_statuses[].replica_id is number there and text here",)),
+    Known("replicas begun-replicas failed-replicas", PODS, ("[].replica_id is number there and text here",)),
+    Known("progress begun-progress", PODS, ("replicas[].replica_id is number there and text here",)),
+    Known(
+        "instances instances-of-one begun-instances failed-instances",
+        PODS,
+        ("[].replica_statuses[].replica_id is number there and text here",),
+    ),
 )
 
 
@@ -241,6 +246,12 @@ def stale(here: Answers, known: tuple[Known, ...]) -> set[str]:
     """What is listed, and no answer differs so."""
     there = {name: _differences(name, answer) for name, answer in here.items()}
     return {line for entry in known for line in entry.lines if not any(line in there[name] for name in there if line in entry.of(name))}
+
+
+def amiss(here: Answers, known: tuple[Known, ...]) -> list[str]:
+    """Both of the above, a line each."""
+    unknown = [f"{name}: {line}" for name, lines in unlisted(here, known).items() for line in sorted(lines)]
+    return unknown + [f"no answer differs so: {line}" for line in sorted(stale(here, known))]
 
 
 def _differences(name: str, here: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from jitney_gateway.failure import Failure
 from jitney_gateway.fit import Fit
 from jitney_gateway.kubernetes import manifest
 from jitney_gateway.kubernetes.cluster import AGENT, Cluster
+from jitney_gateway.kubernetes.endpoints import Pod
 from jitney_gateway.kubernetes.judge import Judge
 from jitney_gateway.kubernetes.models import Names
 from jitney_gateway.kubernetes.registry import ConfigMapRegistry
@@ -190,9 +191,9 @@ class KubernetesBackend:
         return f"{manifest.API}/namespaces/{namespace}/{manifest.PLURAL}" if namespace else f"{manifest.API}/{manifest.PLURAL}"
 
     def _model(self, body: Json, names: Names) -> Model:
-        pods = tuple(Replica(pod.name, pod.address, READY if pod.ready else LOADING) for pod in self.sight.pods(body))
-        model = manifest.model_of(body, names.uid_of(body), pods)
-        return replace(model, foreign=body["metadata"]["namespace"] != self._home)
+        model = manifest.model_of(body, names.uid_of(body))
+        pods = tuple(told(pod, model) for pod in self.sight.pods(body))
+        return replace(model, replicas=pods, foreign=body["metadata"]["namespace"] != self._home)
 
     # Where chats go
 
@@ -218,3 +219,11 @@ class KubernetesBackend:
 
     def unready(self) -> str:
         return self._leaving or ("" if self.sight.complete else "starting")
+
+
+def told(pod: Pod, model: Model) -> Replica:
+    """One that does not come is told with the reason, although the cluster may try it again."""
+    reason = model.failing or (model.message if model.status == ERROR else "")
+    if pod.ready or not reason:
+        return Replica(pod.name, pod.address, READY if pod.ready else LOADING)
+    return Replica(pod.name, pod.address, ERROR, reason)

@@ -11,7 +11,7 @@ from typing import Any
 from jitney_gateway.destination import Prospect
 from jitney_gateway.errors import GatewayError, bad_field
 from jitney_gateway.launch import Launch
-from jitney_gateway.model import ERROR, LOADING, READY, Json, Model, Replica
+from jitney_gateway.model import ERROR, LOADING, READY, Json, Model
 from jitney_gateway.progress import share
 
 GROUP, VERSION, PLURAL, KIND = "serving.jitney.dev", "v1alpha1", "modeldeployments", "ModelDeployment"
@@ -112,8 +112,8 @@ def refused_spec(body: Json) -> bool:
     return current and any(entry["type"] == "Accepted" and entry["status"] == "False" for entry in status.get("conditions", ()))
 
 
-def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
-    """A ModelDeployment, whoever made it, and its pods."""
+def model_of(body: Json, uid: str) -> Model:
+    """A ModelDeployment, whoever made it, without its pods."""
     spec, status, metadata = body["spec"], body.get("status", {}), body["metadata"]
     resolved = status.get("resolved") or {}
     found = {entry["type"]: entry for entry in status.get("conditions", ())}
@@ -142,9 +142,8 @@ def model_of(body: Json, uid: str, replicas: tuple[Replica, ...] = ()) -> Model:
         uid=uid,
         launch=launch,
         status=state,
-        replicas=replicas,
         progress=1.0 if state == READY else share(words),
-        stage="ready" if state == READY else ("downloading" if words.startswith("downloading") else "loading"),
+        stage=_stage(state, words),
         message=told,
         failing=told if current and _fails(found, status) else "",
         created=int(datetime.fromisoformat(metadata["creationTimestamp"]).timestamp()),
@@ -157,6 +156,12 @@ def _state(ready: dict[str, Any], stalled: dict[str, Any] | None, answers: bool)
     if ready.get("status") == "True" and answers:
         return READY
     return ERROR if stalled and stalled.get("status") == "True" else LOADING
+
+
+def _stage(state: str, words: str) -> str:
+    if state in (READY, ERROR):
+        return state.lower()
+    return "downloading" if words.startswith("downloading") else "loading"
 
 
 def _fails(found: dict[str, Any], status: Json) -> bool:

@@ -23,12 +23,17 @@ STOP = "the front door is not ended from afar: end `jitney local` by Ctrl-C or S
 LOGIN = "there are no users to log in: give the client an API key of this front door"
 LAUNCH = "launch by POST /v1/models, with revision where it is to be another one than the catalogue's"
 EVENTS = "what happens to a model is told by its status, its progress and its logs"
+ANTHROPIC = "Anthropic's API is not spoken here: ask by OpenAI's, POST /v1/chat/completions and GET /v1/models"
+FAMILIES = "names and templates are told family by family: GET /v1/model_registrations/LLM lists them"
 KINDS = "only chat models are served: chats, completions, and no other kind of model"
 ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
     "/v1/models/{uid:uid}/reload": (("GET", "POST"), RELOAD),
     "/v1/models/{uid:uid}/reload/config": (("GET",), RELOAD),
     "/v1/models/{uid:uid}/events": (("GET",), EVENTS),
     "/v1/models/{kind}/{name}/versions": (("GET",), LAUNCH),
+    # Before the route that would take them for uids.
+    "/v1/models/prompts": (("GET",), FAMILIES),
+    "/v1/models/families": (("GET",), FAMILIES),
     "/v1/models/instance": (("POST",), LAUNCH),
     "/v1/models/llm/auto-register": (("POST",), "register a custom model by POST /v1/model_registrations/LLM"),
     "/v1/launch_history": (("GET", "POST", "DELETE"), "launches are kept in the log: its lines of jitney.audit"),
@@ -49,6 +54,13 @@ ABSENT: dict[str, tuple[tuple[str, ...], str]] = {
     "/v1/requests/{request}/progress": (("GET",), "only images have a progress; the answer of a chat is streamed with stream: true"),
     "/v1/clusters": (("DELETE",), STOP),
     "/token": (("POST",), LOGIN),
+    "/v1/messages": (("POST",), ANTHROPIC),
+    "/v1/messages/count_tokens": (("POST",), ANTHROPIC),
+    "/anthropic/v1/messages": (("POST",), ANTHROPIC),
+    "/anthropic/v1/messages/count_tokens": (("POST",), ANTHROPIC),
+    "/anthropic/v1/models": (("GET",), ANTHROPIC),
+    "/anthropic/v1/models/{model}": (("GET",), ANTHROPIC),
+    "/v1/responses": (("POST",), "answers are not kept here, and no tools are called: ask POST /v1/chat/completions"),
     "/v1/embeddings": (("POST",), KINDS),
     "/v1/convert_ids_to_tokens": (("POST",), KINDS),
     "/v1/rerank": (("POST",), KINDS),

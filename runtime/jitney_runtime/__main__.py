@@ -1,4 +1,4 @@
-"""`jitney-runtime`: the only wiring place. Settings -> HTTP at once -> model on a thread -> engine -> ready."""
+"""`jitney-runtime`: the only wiring place. Settings -> a process for the model -> HTTP at once -> the model is loaded -> ready."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ from typing import TYPE_CHECKING
 from jitney_runtime.settings import parse_settings
 
 if TYPE_CHECKING:
+    from jitney_runtime.engine_process import EngineProcess
     from jitney_runtime.server.state import ServerState, Serving
 
 
-def load_model(state: ServerState) -> Serving:
-    """On the loading thread. torch and transformers are imported here: that takes seconds, and /readyz answers meanwhile."""
+def load_model(state: ServerState, process: EngineProcess) -> Serving:
+    """On the loading thread, while the engine's process loads; /readyz answers meanwhile."""
+    from jitney_runtime import tokenizer
     from jitney_runtime.engine.async_engine import AsyncEngine
-    from jitney_runtime.engine.engine import Engine
+    from jitney_runtime.engine_process import ProcessLink
+    from jitney_runtime.heap import give_back
     from jitney_runtime.server.state import Serving
-    from jitney_runtime.torch_backend.loading import load
 
-    loaded = load(state.settings, state.progress)
-    # A million objects that live as long as the process: looking through them took half a second, in the middle of everybody's answer.
+    trust = state.settings.trust_remote_code
+    if not trust:
+        tokenizer.begin()
+    ready = process.loaded(state.progress)
+    words = tokenizer.read(ready.folder, trust)
     gc.collect()
     gc.freeze()
-    engine = AsyncEngine(Engine(loaded.scheduler, loaded.runner), state.settings.max_waiting, state.metrics)
-    return Serving(engine, loaded.tokenizer)
+    give_back()
+    link = ProcessLink(process, ready.limits, lambda error: state.lost(error))
+    return Serving(AsyncEngine(link, state.settings.max_waiting, state.metrics), words)
 
 
 def main() -> None:
@@ -38,16 +44,14 @@ def main() -> None:
     settings = parse_settings(sys.argv[1:], os.environ)
     logging.getLogger().setLevel(settings.log_level.upper())
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    from jitney_runtime.server.lifecycle import Lifecycle
-    from jitney_runtime.torch_backend.threads import leave_cores_to_kernels
+    from jitney_runtime.engine_process import EngineProcess
 
-    leave_cores_to_kernels(settings.kernel, os.environ)
-    # The engine's thread and the event loop hand the interpreter to each other at every step, which on a GPU takes less than the 5 ms that
-    # Python has them wait.
-    sys.setswitchinterval(0.0005)
-    code = asyncio.run(Lifecycle(settings, load_model).run())
+    process = EngineProcess.begin(settings)
+    from jitney_runtime.server.lifecycle import Lifecycle
+
+    code = asyncio.run(Lifecycle(settings, lambda state: load_model(state, process)).run())
     logging.shutdown()
-    # A loading thread may still be inside torch, and an interpreter shutdown would wait for it.
+    # The loading thread may still wait for the engine's process, which ends with this one.
     os._exit(code)
 
 

@@ -106,6 +106,21 @@ class StartError(JitneyError):
         return type(self).__name__
 
 
+class Crashed(StartError):
+    """Nobody knows what to do about it: the exception's or the signal's own name says what it was."""
+
+    def __init__(self, message: str, exit_code: int = StartError.exit_code) -> None:
+        super().__init__(message, exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def reason(self) -> str:
+        return "CrashLoop"
+
+
 class ModelNotFound(StartError):
     exit_code = 10
 

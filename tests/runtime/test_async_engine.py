@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from jitney_runtime.engine.async_engine import AsyncEngine, Generation
+from jitney_runtime.engine.engine_thread import InProcess
 from jitney_runtime.engine.sequence import FinishReason, SamplingParams
 from jitney_runtime.errors import EngineOverloaded, EngineUnavailable, InvalidRequest, RequestTooLong
 from support.engine import make_engine, solo
@@ -22,7 +23,8 @@ class Parts:
 
     def __init__(self) -> None:
         self.engine, self.runner = make_engine(blocks=20)
-        self.async_engine = AsyncEngine(self.engine, max_waiting=4)
+        self.link = InProcess(self.engine)
+        self.async_engine = AsyncEngine(self.link, max_waiting=4)
         self.async_engine.start()
 
     def submit(self, prompt: list[int], max_tokens: int = 8) -> Generation:
@@ -98,8 +100,8 @@ async def test_end_all_ends_everybody_and_takes_new_requests(parts: Parts):
     parts.async_engine.end_all(FinishReason.ABORT)
     assert [reason for _, reason in await asyncio.gather(*map(collect, taken))] == [FinishReason.ABORT] * 8
     parts.runner.gate.release(10_000)
-    await until(lambda: parts.async_engine.pending == 0)
-    assert parts.engine.scheduler.pool.free == parts.engine.scheduler.pool.count
+    assert parts.async_engine.pending == 0
+    await until(lambda: parts.engine.scheduler.pool.free == parts.engine.scheduler.pool.count)
     assert await collect(parts.submit([5])) == (solo([5], 8), FinishReason.LENGTH)
 
 
@@ -112,7 +114,7 @@ def dying(parts: Parts) -> None:
 def wait_for_death(parts: Parts) -> None:
     """Without giving the event loop a turn."""
     deadline = time.monotonic() + 10
-    while parts.async_engine.alive:
+    while parts.link.alive:
         assert time.monotonic() < deadline, "the engine lives on"
         time.sleep(0.001)
 
@@ -152,7 +154,8 @@ async def test_many_clients_that_come_leave_and_stay(seed: int):
     """Three hundred of them on a real thread, at random moments, through a queue that is too short and a pool that is too small."""
     choose = random.Random(seed)
     engine, _ = make_engine(blocks=24, token_budget=8)
-    async_engine = AsyncEngine(engine, max_waiting=6)
+    link = InProcess(engine)
+    async_engine = AsyncEngine(link, max_waiting=6)
     async_engine.start()
     refused = 0
 
@@ -179,7 +182,7 @@ async def test_many_clients_that_come_leave_and_stay(seed: int):
     assert 0 < refused < 300
     assert engine.scheduler.pool.free == engine.scheduler.pool.count
     assert not async_engine._generations
-    assert not async_engine._unstarted
+    assert not link._thread._unstarted
     async_engine.stop()
 
 

@@ -134,5 +134,5 @@ async def test_answers_that_outlast_the_drain_are_told_so(rig: Rig, route: str):
     assert chunks(await streamed)[-1]["error"]["code"] == "unavailable"
     assert ((await whole).status_code, "shutting down" in (await whole).text) == (503, True)
     rig.runner.gate.release(1000)
-    await until(lambda: rig.async_engine.pending == 0)
-    assert rig.engine.scheduler.pool.usage == 0
+    await until(lambda: rig.engine.scheduler.pool.usage == 0)
+    assert rig.async_engine.pending == 0

@@ -62,7 +62,15 @@ class RuntimeProcess:
 
     @property
     def anonymous(self) -> int:
-        return anonymous_memory(self.process.pid)
+        """Bytes of both its processes that no file backs."""
+        return anonymous_memory(self.process.pid) + anonymous_memory(self.engine)
+
+    @property
+    def engine(self) -> int:
+        """The process that holds the model."""
+        pid = self.process.pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(child)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

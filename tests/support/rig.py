@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from jitney_runtime.engine.async_engine import AsyncEngine
+from jitney_runtime.engine.engine_thread import InProcess
 from jitney_runtime.server.app import create_app
 from jitney_runtime.server.metrics import Metrics
 from jitney_runtime.server.state import ServerState, Serving
@@ -32,7 +33,7 @@ class Rig:
         self.engine, self.runner = make_engine(blocks=blocks, block_size=4, max_num_seqs=2, token_budget=64, max_model_len=64)
         self.runner.highest = 90
         self.tokenizer = ByteTokenizer()
-        self.async_engine = AsyncEngine(self.engine, max_waiting=2, observer=self.state.metrics)
+        self.async_engine = AsyncEngine(InProcess(self.engine), max_waiting=2, observer=self.state.metrics)
         self.app = create_app(self.state)
         # As with a real server, an error that nobody expected is an answer and not an exception of the client's.
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

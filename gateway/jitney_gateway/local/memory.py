@@ -32,10 +32,12 @@ def available() -> int:
 
 
 def taken(pid: int | None) -> int:
-    """Bytes of its own that a process has already; 0 where it is gone. Pages of files are no loss: the system takes them back."""
+    """Bytes of their own that a process and those it made have already; 0 where it is gone. Pages of files are no loss: the system takes
+    them back."""
     with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
         lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return int(lines["RssAnon"].split()[0]) * 1024
+        made = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(lines["RssAnon"].split()[0]) * 1024 + sum(taken(int(child)) for child in made)
     return 0
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import uvicorn
 
 from jitney_runtime.engine.sequence import FinishReason
-from jitney_runtime.errors import StartError
+from jitney_runtime.errors import Crashed, StartError
 from jitney_runtime.server.app import create_app
 from jitney_runtime.server.metrics import Metrics
 from jitney_runtime.server.state import ServerState, Serving
@@ -54,6 +54,8 @@ class Lifecycle:
         self._load = load
         self._grace_seconds = grace_seconds
         self._draining: asyncio.Task[None] | None = None
+        self._lost: StartError | None = None
+        self.state.lost = self._lose
         config = uvicorn.Config(
             create_app(self.state),
             log_level="warning",
@@ -74,7 +76,7 @@ class Lifecycle:
         await self._server.serve(sockets=[listener])
         if self.state.serving:
             self.state.serving.engine.stop()
-        if self._draining is None and loading.done() and (failure := loading.exception()):
+        if self._draining is None and loading.done() and (failure := loading.exception() or self._lost):
             return self._failed(failure)
         # A loading thread cannot be stopped; the process ends without waiting for it.
         loading.cancel()
@@ -97,6 +99,11 @@ class Lifecycle:
         self.state.metrics.load_seconds.set(asyncio.get_running_loop().time() - started)
         self.state.serving = serving
         logger.info("ready: %s on http://%s:%d/v1", self.settings.served_model_name, self.settings.host, self.settings.port)
+
+    def _lose(self, error: StartError) -> None:
+        """What was being answered has its error by now, and the server goes as the engine's process went."""
+        self._lost = error
+        self._server.should_exit = True
 
     def _leave(self) -> None:
         if self._draining is not None:
@@ -125,14 +132,21 @@ class Lifecycle:
         """One line for the resource, the whole story for the log; the exit code."""
         expected = isinstance(error, StartError)
         line = f"{error.reason}: {error}" if isinstance(error, StartError) else f"CrashLoop: {type(error).__name__}: {error}"
-        logger.error("the server cannot start: %s", line, exc_info=error if error.__cause__ or not expected else None)
-        write_termination_line(self.settings.termination_log, line)
+        logger.error(
+            "the server cannot %s: %s",
+            "go on" if self._lost else "start",
+            line,
+            exc_info=error if error.__cause__ or not expected else None,
+        )
+        # Of a signal Kubernetes knows more than this process: who sent it, and whether it was for memory.
+        if not (isinstance(error, Crashed) and error.exit_code > 128):
+            write_termination_line(self.settings.termination_log, line)
         return error.exit_code if isinstance(error, StartError) else StartError.exit_code
 
 
 def _give_way() -> None:
     """This thread, and those it makes from now on, take no core from a kernel in the middle of its work, for which the whole step would
-    wait: they get one as soon as a kernel's thread has nothing to do. The engine's thread, made before, does not."""
+    wait: they get one as soon as a kernel's thread has nothing to do."""
     if hasattr(os, "SCHED_BATCH"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -1,13 +1,13 @@
 """Prometheus names, all in one place, all labelled model_name.
 
-Observed on the engine's thread and on the event loop; the client library locks.
+Observed on the event loop.
 """
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from jitney_runtime.engine.engine import EngineStats, StepReport
+from jitney_runtime.engine.link import News
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -48,23 +48,22 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
         return Histogram(name, text, _LABELS, registry=self.registry, buckets=buckets).labels(self._model)
 
-    def step(self, report: StepReport, stats: EngineStats) -> None:
-        """Engine thread, after every step."""
+    def step(self, news: News) -> None:
+        """After every step."""
+        stats = news.stats
         self.running.set(stats.running)
         self.waiting.set(stats.waiting)
         self.kv_usage.set(stats.kv_cache_usage)
-        if report.rows:
-            self.batch_size.observe(report.rows)
-            self.step_seconds.observe(report.seconds)
-            self.generation_tokens.inc(sum(output.token is not None for output in report.outputs))
+        if news.rows:
+            self.batch_size.observe(news.rows)
+            self.step_seconds.observe(news.seconds)
+            self.generation_tokens.inc(sum(output.token is not None for output in news.outputs))
+        for seconds in news.queued:
+            self.queue_seconds.observe(seconds)
         self.preemptions.inc(stats.preemptions - self._preemptions_seen)
         self._preemptions_seen = stats.preemptions
         self.prefix_hits.inc(stats.shared_tokens - self._shared_seen)
         self._shared_seen = stats.shared_tokens
-
-    def queued(self, seconds: float) -> None:
-        """Engine thread, once per request, when its first tokens are about to be published."""
-        self.queue_seconds.observe(seconds)
 
     def ended(self, finish_reason: str) -> None:
         self._requests.labels(self._model, finish_reason).inc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,7 +35,8 @@ class Serving:
 
 @dataclass
 class ServerState:
-    """`draining`: readiness is off, requests are still taken. `refusing`: new ones get 503. `in_flight`: requests let in and not over."""
+    """`draining`: readiness is off, requests are still taken. `refusing`: new ones get 503. `in_flight`: requests let in and not over.
+    `lost` is called when the process that holds the model has ended by itself."""
 
     settings: RuntimeSettings
     metrics: Metrics
@@ -44,6 +46,7 @@ class ServerState:
     draining: bool = False
     refusing: bool = False
     in_flight: int = 0
+    lost: Callable[[StartError], None] = field(default=lambda error: None)
 
     def require(self) -> Serving:
         """The loaded model, or EngineUnavailable in words."""

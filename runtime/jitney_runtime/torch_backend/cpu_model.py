@@ -11,6 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from jitney_runtime.errors import NotSupportedYet
+from jitney_runtime.heap import give_back
 from jitney_runtime.torch_backend.compensation import compensate_linears
 from jitney_runtime.torch_backend.fusions import fuse, fuse_parts
 from jitney_runtime.torch_backend.linears import (
@@ -23,7 +24,6 @@ from jitney_runtime.torch_backend.linears import (
     is_right,
     pack_linears,
 )
-from jitney_runtime.torch_backend.memory import give_back
 
 logger = logging.getLogger(__name__)
 

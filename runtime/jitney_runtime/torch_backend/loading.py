@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from jitney_runtime.engine.pace import Pace
 from jitney_runtime.engine.scheduler import Scheduler
 from jitney_runtime.engine.sequence import SamplingParams
 from jitney_runtime.errors import DeviceNotFound, GPUOutOfMemory, JitneyError, NotSupportedYet, OutOfMemory, StartError
+from jitney_runtime.heap import give_back
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings
 from jitney_runtime.torch_backend import cpu_kernels
@@ -35,7 +37,7 @@ from jitney_runtime.torch_backend.cuda_model import use_cuda
 from jitney_runtime.torch_backend.hub import model_folder
 from jitney_runtime.torch_backend.kv_cache import bytes_per_token
 from jitney_runtime.torch_backend.linears import Precision
-from jitney_runtime.torch_backend.memory import for_keys_and_values, give_back
+from jitney_runtime.torch_backend.memory import for_keys_and_values
 from jitney_runtime.torch_backend.runner import TorchRunner
 from jitney_runtime.torch_backend.threads import thread_count
 
@@ -48,11 +50,12 @@ _BATCH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Everything the server needs: the policy's scheduler, the runner and the tokenizer."""
+    """Everything the server needs: the policy's scheduler, the runner, the tokenizer, and the folder that it came from."""
 
     scheduler: Scheduler
     runner: TorchRunner
     tokenizer: Any
+    folder: Path
 
 
 def load(settings: RuntimeSettings, progress: Progress) -> LoadedModel:
@@ -130,7 +133,7 @@ def _load(settings: RuntimeSettings, progress: Progress, started: float) -> Load
             torch.get_num_threads(),
         ),
     )
-    return LoadedModel(scheduler, runner, tokenizer)
+    return LoadedModel(scheduler, runner, tokenizer, folder)
 
 
 def choose_device(wanted: str) -> torch.device:

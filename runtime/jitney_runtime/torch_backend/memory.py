@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,9 +73,3 @@ def for_keys_and_values(device: torch.device, share: float | None = None) -> int
 def _of_gpu(device: torch.device) -> Memory:
     free, total = torch.cuda.mem_get_info(device)
     return Memory(free, total - free)
-
-
-def give_back() -> None:
-    """To the system, what was freed: glibc keeps it where something that lives on was allocated behind it, such as a packed weight."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

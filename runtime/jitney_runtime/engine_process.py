@@ -1,0 +1,229 @@
+"""The process that holds the model and computes, apart from the one that speaks HTTP: an answer's way out takes the interpreter of one from
+its kernels in neither.
+
+It is a fork of the first process, made before anything is imported or begun there, and lives exactly as long. What it is told and tells are
+the messages of engine.link, and below those of the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from jitney_runtime.engine.link import Limits, News, Order
+from jitney_runtime.errors import Crashed, StartError
+from jitney_runtime.heap import give_back
+from jitney_runtime.progress import Progress, Step
+from jitney_runtime.settings import RuntimeSettings
+from jitney_runtime.wire import Unframed, Wire, framed
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Ready:
+    """`folder` holds the model's files."""
+
+    limits: Limits
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Dead:
+    """The engine has stopped; its process has not."""
+
+
+class EngineProcess:
+    """The first process's hold on it."""
+
+    def __init__(self, pid: int, wire: Wire) -> None:
+        self.pid = pid
+        self.wire = wire
+        # Whether its number may be another's by now.
+        self._reaped = False
+
+    @classmethod
+    def begin(cls, settings: RuntimeSettings) -> EngineProcess:
+        """Before there is another thread in this process."""
+        ours, theirs = socket.socketpair()
+        parent = os.getpid()
+        if pid := os.fork():
+            theirs.close()
+            return cls(pid, Wire(ours))
+        ours.close()
+        return _serve(settings, Wire(theirs), parent)
+
+    def loaded(self, progress: Progress) -> Ready:
+        """Blocks until the model is. StartError as loading raised it, or Crashed where the process ended."""
+        for message in self.wire.messages():
+            if isinstance(message, Ready):
+                return message
+            if isinstance(message, StartError):
+                raise message
+            assert isinstance(message, Step)
+            progress.step = message
+        raise self.ended()
+
+    def ended(self) -> Crashed:
+        """Why, of a process whose end of the wire is closed."""
+        _, status = os.waitpid(self.pid, 0)
+        self._reaped = True
+        code = os.waitstatus_to_exitcode(status)
+        if code >= 0:
+            return Crashed(f"the engine's process ended with {code}", code or StartError.exit_code)
+        return Crashed(f"the engine's process was ended by {signal.Signals(-code).name}", 128 - code)
+
+    def kill(self) -> None:
+        if not self._reaped:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class ProcessLink:
+    """engine.link.Link to it. Orders wait until the event loop has taken the wire over."""
+
+    def __init__(self, process: EngineProcess, limits: Limits, lost: Callable[[Crashed], None]) -> None:
+        """`lost` is called on the event loop when the process has ended by itself."""
+        self.limits = limits
+        self._process = process
+        self._lost = lost
+        self._early: list[bytes] = []
+        self._transport: asyncio.WriteTransport | None = None
+
+    def start(self, tell: Callable[[News], None], dead: Callable[[], None]) -> None:
+        self._tell, self._dead = tell, dead
+        connection = self._process.wire.connection
+        self._taking = asyncio.get_running_loop().create_task(self._take(connection))
+
+    async def _take(self, connection: socket.socket) -> None:
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _News(self), sock=connection)
+        self._transport = transport
+        transport.writelines(self._early)
+
+    def send(self, order: Order) -> None:
+        if self._transport is None:
+            self._early.append(framed(order))
+        else:
+            self._transport.write(framed(order))
+
+    def stop(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+        self._process.kill()
+
+    def heard(self, message: News | Dead) -> None:
+        if isinstance(message, Dead):
+            self._dead()
+        else:
+            self._tell(message)
+
+    def gone(self) -> None:
+        self._dead()
+        self._lost(self._process.ended())
+
+
+class _News(asyncio.Protocol):
+    def __init__(self, link: ProcessLink) -> None:
+        self._link = link
+        self._unframed = Unframed()
+        self._leaving = False
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._unframed.add(data):
+            self._link.heard(message)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        # None and no end of file: closed on this side.
+        if error is not None or self._leaving:
+            self._link.gone()
+
+    def eof_received(self) -> None:
+        self._leaving = True
+
+
+class _Told(Progress):
+    """Tells each step."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        super().__init__()
+
+    @property
+    def step(self) -> Step:
+        return self._step
+
+    @step.setter
+    def step(self, step: Step) -> None:
+        self._step = step
+        self._wire.send(step)
+
+
+# The engine's process only, from here on.
+
+
+def _serve(settings: RuntimeSettings, wire: Wire, parent: int) -> NoReturn:
+    code = 1
+    try:
+        _end_with(parent)
+        _load_and_serve(settings, wire)
+        code = 0
+    except BrokenPipeError:
+        # Whoever reads is about to end this, too.
+        code = 0
+    except BaseException:
+        logger.exception("the engine's process ends")
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _end_with(parent: int) -> None:
+    """Nobody but the first process ends this one: it decides what a signal means, which a terminal sends to both."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _load_and_serve(settings: RuntimeSettings, wire: Wire) -> None:
+    from jitney_runtime.torch_backend.threads import leave_cores_to_kernels
+
+    leave_cores_to_kernels(settings.kernel, os.environ)
+    try:
+        from jitney_runtime.engine.engine import Engine
+        from jitney_runtime.engine.engine_thread import EngineThread
+        from jitney_runtime.torch_backend.loading import load
+
+        loaded = load(settings, _Told(wire))
+    except StartError as error:
+        if error.__cause__:
+            logger.error("the model cannot be loaded", exc_info=error)
+        wire.send(error)
+        return
+    except Exception as error:
+        logger.exception("the model cannot be loaded")
+        wire.send(Crashed(f"{type(error).__name__}: {error}"))
+        return
+    thread = EngineThread(Engine(loaded.scheduler, loaded.runner), wire.send, lambda: wire.send(Dead()))
+    ready = Ready(thread.limits, loaded.folder)
+    # Words are the other process's, which has a tokenizer of its own.
+    del loaded
+    # A million objects that live as long as the process: looking through them took half a second, in the middle of everybody's answer.
+    gc.collect()
+    gc.freeze()
+    give_back()
+    wire.send(ready)
+    thread.start()
+    for order in wire.messages():
+        thread.order(order)

@@ -1,0 +1,82 @@
+"""The process that holds the model, when one of the two ends and the other does not know yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+
+from cluster.kubectl import wait_for
+from hub.server import running_hub
+from support.models import save_tiny
+from support.process import RuntimeProcess, running_runtime
+
+CHAT = {"model": "m", "prompt": "a b c", "max_tokens": 240, "ignore_eos": True, "stream": True}
+
+
+def serving(folder: Path) -> tuple[str, ...]:
+    return ("--model", str(save_tiny(folder / "model")), "--served-model-name", "m", "--device", "cpu")
+
+
+def over(pid: int) -> bool:
+    """A zombie is: whoever made it may be gone as well."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except FileNotFoundError:
+        return True
+
+
+def killed(runtime: RuntimeProcess, folder: Path) -> None:
+    """As the kernel does it when memory runs out: nobody has words for it, and the exit code says what it was."""
+    assert runtime.wait_exit(30) == 128 + signal.SIGKILL
+    assert not (folder / "termination").exists()
+    assert "the engine's process was ended by SIGKILL" in runtime.log
+
+
+def test_killed_while_it_answers(tmp_path: Path):
+    """Who is being answered is told so, and the server goes the same way."""
+    with running_runtime(tmp_path, *serving(tmp_path)) as runtime:
+        runtime.wait_ready()
+        with httpx.stream("POST", f"{runtime.url}/v1/completions", json=CHAT, timeout=60) as stream:
+            lines = (line for line in stream.iter_lines() if line)
+            next(lines)
+            os.kill(runtime.engine, signal.SIGKILL)
+            last = list(lines)[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_error"
+        killed(runtime, tmp_path)
+
+
+def test_killed_while_it_loads(tmp_path: Path):
+    with running_hub() as hub:
+        hub.repositories["org/tiny"] = save_tiny(tmp_path / "model")
+        hub.held.add("model.safetensors")
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}
+        with running_runtime(tmp_path, "--model", "org/tiny", **environment) as runtime:
+            wait_for(lambda: any(path.endswith("model.safetensors") for path in hub.requests), 60, "a download")
+            os.kill(runtime.engine, signal.SIGKILL)
+            killed(runtime, tmp_path)
+
+
+def test_it_does_not_outlive_the_first(tmp_path: Path):
+    with running_runtime(tmp_path, *serving(tmp_path)) as runtime:
+        runtime.wait_ready()
+        engine = runtime.engine
+        runtime.process.kill()
+        wait_for(lambda: over(engine), 10, "the end of the engine's process")
+
+
+def test_a_signal_is_the_first_ones(tmp_path: Path):
+    """A terminal sends it to both."""
+    with running_runtime(tmp_path, *serving(tmp_path)) as runtime:
+        runtime.wait_ready()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(runtime.engine, number)
+        body = {**CHAT, "stream": False, "max_tokens": 4}
+        assert httpx.post(f"{runtime.url}/v1/completions", json=body, timeout=60).status_code == 200
+        engine = runtime.engine
+        runtime.terminate()
+        assert runtime.wait_exit(30) == 0
+        wait_for(lambda: over(engine), 10, "the end of the engine's process")

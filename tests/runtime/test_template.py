@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -234,4 +235,6 @@ async def test_the_template_of_the_start(own: str, given: str | None, rendered: 
         assert prompt(rig) == rendered
     life._leave()
     assert await running == 0
+    # The life that has ended was this process's: what the tests start later must not have its thread's policy.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     await rig.client.aclose()

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 logger = logging.getLogger(__name__)
 
@@ -173,10 +175,16 @@ def compensate_linears(
         return
     linears = [layer for layer in base.modules() if type(layer) is nn.Linear]
     work = _Pass(but, sum(id(layer) not in but for layer in linears), told)
-    hooks = [layer.register_forward_pre_hook(work.before) for layer in linears] + [
-        layer.register_forward_hook(work.after) for layer in linears
-    ]
-    hooks += [layer.register_forward_hook(lambda layer, inputs, output: done(layer)) for layer in _stack(base)]
+    hooks: weakref.WeakKeyDictionary[nn.Linear, tuple[RemovableHandle, ...]] = weakref.WeakKeyDictionary(
+        {layer: (layer.register_forward_pre_hook(work.before), layer.register_forward_hook(work.after)) for layer in linears}
+    )
+
+    def computed(layer: nn.Module, *_: object) -> None:
+        # Whoever copies a part of it would copy what the hooks hold, too.
+        _remove(handle for part in layer.modules() if isinstance(part, nn.Linear) for handle in hooks.pop(part, ()))
+        done(layer)
+
+    layers = [layer.register_forward_hook(computed) for layer in _stack(base)]
     # What is packed is to be freed.
     linears.clear()
     try:
@@ -186,9 +194,13 @@ def compensate_linears(
         # What was done so far is right by itself; and no model is refused for want of it.
         logger.warning("int4: rounding is not compensated for beyond %d of %d layers", work.finished, work.count, exc_info=True)
     finally:
-        for hook in hooks:
-            hook.remove()
+        _remove(chain(layers, *hooks.values()))
         work.end()
+
+
+def _remove(handles: Iterable[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 class _Pass:

@@ -157,9 +157,7 @@ def _norm(module: nn.Module, device: torch.device = _CPU) -> RMSNorm | None:
 
 def _exact(module: nn.Module, device: torch.device) -> nn.Module:
     """In float32 and before anything is rounded: a comparison is about what the module computes."""
-    # Without the hooks of who listens at it, and whatever these hold.
-    hooks = [there for part in module.modules() for there in (part._forward_hooks, part._forward_pre_hooks)]
-    return copy.deepcopy(module, {id(there): type(there)() for there in hooks}).float().to(device)
+    return copy.deepcopy(module).float().to(device)
 
 
 def _mlp(module: nn.Module, product: Product, device: torch.device = _CPU) -> GatedMLP | None:

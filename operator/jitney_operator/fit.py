@@ -16,9 +16,9 @@ WIDE, NARROW = 4, 2
 QUANTIZED = {"int8": 1 + 4 / 512, "int4": 20 / 32}
 # What a person leaves out, where their flags choose, for another form to hold.
 WITHOUT = " without --dtype float32 or --kernel, in args or env"
-# Besides, on a CPU: interpreter, torch and activations. On a GPU: CUDA's context, recorded graphs, work space of libraries and activations.
-# A floor, and a share of the weights for the buffers that grow with them.
-OVERHEAD_FLOOR = {"cpu": 512 * 1024**2, "cuda": 1536 * 1024**2}
+# Besides, on a CPU: the runtime's two processes, torch and activations. On a GPU: CUDA's context, recorded graphs, work space of libraries
+# and activations. A floor, and a share of the weights for the buffers that grow with them.
+OVERHEAD_FLOOR = {"cpu": 576 * 1024**2, "cuda": 1536 * 1024**2}
 OVERHEAD_SHARE = 0.05
 # What a figure of the status may be off: it has two decimals.
 ROUNDED = 1024**3 // 200 + 1

@@ -55,7 +55,7 @@ def refused(local: Local, **body: Any) -> str:
 
 def test_a_folder_whose_weights_do_not_fit(local: Local, huge: Path):
     needs = refused(local, model_name="huge", model_path=str(huge), torch_dtype="bfloat16")
-    assert "huge needs 931.8 GiB (weights 931.3) and this machine has" in needs
+    assert "huge needs 931.9 GiB (weights 931.3) and this machine has" in needs
     assert "(weights 1862.7)" in refused(local, model_name="huge", model_path=huge.as_uri(), torch_dtype="float32")
     assert "(weights 469.3)" in refused(local, model_name="huge", model_path=str(huge), quantization="int8")
     assert "for 2 replicas of" in refused(local, model_name="huge", model_path=str(huge), replica=2)
@@ -111,7 +111,7 @@ def test_a_custom_model_on_a_hub_is_as_large_as_its_family_says(local: Local):
     specs = [spec | {"model_size_in_billions": size} for size in (500, "0_1")]
     family = json.dumps({"model_name": "mine", "model_specs": specs})
     assert httpx.post(f"{local.url}/v1/model_registrations/LLM", json={"model": family}).status_code == 200
-    assert "mine 500 needs 931.8 GiB" in refused(local, model_name="mine", model_size_in_billions=500, torch_dtype="bfloat16")
+    assert "mine 500 needs 931.9 GiB" in refused(local, model_name="mine", model_size_in_billions=500, torch_dtype="bfloat16")
     small = ENGINE | {"model_name": "mine", "model_size_in_billions": "0_1"}
     assert httpx.post(f"{local.url}/v1/models/fit", json=small).json()["verdict"] == "fits"
 

@@ -108,17 +108,17 @@ def test_suspended_is_ready_and_not_available():
         (
             {"model": "qwen2.5-instruct", "size": "1.5", "resourceProfile": "cpu"},
             "DoesNotFit",
-            "fit: maxNumSeqs 1 or resourceProfile gpu (24.00Gi) or quantization int8 (4.00Gi, weights 1.88Gi, maxModelLen 3552).",
+            "What would fit: resourceProfile gpu (24.00Gi) or quantization int8 (4.00Gi, weights 1.88Gi, maxModelLen 3408).",
         ),
         (
             {"model": "qwen3", "size": "0.6", "resourceProfile": "cpu", "maxModelLen": 1024, "args": ["--dtype", "float32"]},
             "DoesNotFit",
-            "or quantization none without --dtype float32 or --kernel, in args or env (3.72Gi, weights 1.40Gi).",
+            "or quantization none without --dtype float32 or --kernel, in args or env (3.78Gi, weights 1.40Gi).",
         ),
         (
             {"model": "qwen2.5-instruct", "size": "3", "resourceProfile": "cpu", "quantization": "int8", "maxModelLen": 1024},
             "DoesNotFit",
-            "What would fit: resourceProfile gpu (24.00Gi) or quantization int4 (3.67Gi, weights 2.49Gi).",
+            "What would fit: resourceProfile gpu (24.00Gi) or quantization int4 (3.74Gi, weights 2.49Gi).",
         ),
         (
             {
@@ -129,7 +129,7 @@ def test_suspended_is_ready_and_not_available():
                 "args": ["--kernel=plain", "--dtype=bfloat16"],
             },
             "DoesNotFit",
-            "or quantization int4 without --dtype float32 or --kernel, in args or env (3.67Gi, weights 2.49Gi).",
+            "or quantization int4 without --dtype float32 or --kernel, in args or env (3.74Gi, weights 2.49Gi).",
         ),
         (
             SMALL | {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}},

@@ -18,8 +18,8 @@ WIDE, NARROW = 4, 2
 KERNELS = {"avx2", "bmi2", "fma"}
 # Of a weight in a quantized linear layer, its scale included; keys and values, and the table of the vocabulary, are bfloat16 beside them.
 QUANTIZED = {"int8": 1 + 4 / 512, "int4": 20 / 32}
-# Interpreter, torch and activations.
-OVERHEAD = 512 * 1024**2
+# Both processes, torch and activations.
+OVERHEAD = 576 * 1024**2
 # The runtime makes room for as many keys and values as there is memory for: at least one answer of this many tokens.
 SHORTEST = 512
 GIB = 1024**3

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jitney_runtime.engine.link import Limits, News, Order
-from jitney_runtime.errors import Crashed, StartError
+from jitney_runtime.errors import Crashed, EngineGone, StartError
 from jitney_runtime.heap import give_back
 from jitney_runtime.progress import Progress, Step
 from jitney_runtime.settings import RuntimeSettings
@@ -65,7 +65,7 @@ class EngineProcess:
         return _serve(settings, Wire(theirs), parent)
 
     def loaded(self, progress: Progress) -> Ready:
-        """Blocks until the model is. StartError as loading raised it, or Crashed where the process ended."""
+        """Blocks until the model is. StartError as loading raised it, or EngineGone."""
         for message in self.wire.messages():
             if isinstance(message, Ready):
                 return message
@@ -75,14 +75,14 @@ class EngineProcess:
             progress.step = message
         raise self.ended()
 
-    def ended(self) -> Crashed:
+    def ended(self) -> EngineGone:
         """Why, of a process whose end of the wire is closed."""
         _, status = os.waitpid(self.pid, 0)
         self._reaped = True
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
-            return Crashed(f"the engine's process ended with {code}", code or StartError.exit_code)
-        return Crashed(f"the engine's process was ended by {signal.Signals(-code).name}", 128 - code)
+            return EngineGone(f"the engine's process ended with {code}", code or StartError.exit_code)
+        return EngineGone(f"the engine's process was ended by {signal.Signals(-code).name}", 128 - code)
 
     def kill(self) -> None:
         if not self._reaped:
@@ -92,7 +92,7 @@ class EngineProcess:
 class ProcessLink:
     """engine.link.Link to it. Orders wait until the event loop has taken the wire over."""
 
-    def __init__(self, process: EngineProcess, limits: Limits, lost: Callable[[Crashed], None]) -> None:
+    def __init__(self, process: EngineProcess, limits: Limits, lost: Callable[[EngineGone], None]) -> None:
         """`lost` is called on the event loop when the process has ended by itself."""
         self.limits = limits
         self._process = process

@@ -121,6 +121,10 @@ class Crashed(StartError):
         return "CrashLoop"
 
 
+class EngineGone(Crashed):
+    """The process that holds the model has ended without a word to the first one. More than 128 is a signal's number."""
+
+
 class ModelNotFound(StartError):
     exit_code = 10
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import uvicorn
 
 from jitney_runtime.engine.sequence import FinishReason
-from jitney_runtime.errors import Crashed, StartError
+from jitney_runtime.errors import EngineGone, StartError
 from jitney_runtime.server.app import create_app
 from jitney_runtime.server.metrics import Metrics
 from jitney_runtime.server.state import ServerState, Serving
@@ -132,15 +132,12 @@ class Lifecycle:
         """One line for the resource, the whole story for the log; the exit code."""
         expected = isinstance(error, StartError)
         line = f"{error.reason}: {error}" if isinstance(error, StartError) else f"CrashLoop: {type(error).__name__}: {error}"
-        logger.error(
-            "the server cannot %s: %s",
-            "go on" if self._lost else "start",
-            line,
-            exc_info=error if error.__cause__ or not expected else None,
-        )
-        # Of a signal Kubernetes knows more than this process: who sent it, and whether it was for memory.
-        if not (isinstance(error, Crashed) and error.exit_code > 128):
-            write_termination_line(self.settings.termination_log, line)
+        if isinstance(error, EngineGone):
+            # Its last words are the log's last, where Kubernetes finds them if nobody writes a line. A signal leaves none.
+            logger.log(logging.ERROR if error.exit_code > 128 else logging.DEBUG, "the server ends: %s", error)
+            return error.exit_code
+        logger.error("the server cannot start: %s", line, exc_info=error if error.__cause__ or not expected else None)
+        write_termination_line(self.settings.termination_log, line)
         return error.exit_code if isinstance(error, StartError) else StartError.exit_code
 
 

@@ -60,6 +60,20 @@ def test_killed_while_it_loads(tmp_path: Path):
             killed(runtime, tmp_path)
 
 
+def test_what_ends_by_itself_has_the_last_word(tmp_path: Path):
+    """Code that comes with a model may end the process: Kubernetes takes the log's last lines where nobody writes another."""
+    model = tmp_path / "model"
+    model.mkdir()
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}, "architectures": ["OwnForCausalLM"]}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "own.py").write_text("import os, sys\nprint('no table', file=sys.stderr, flush=True)\nos._exit(3)\n")
+    (model / "model.safetensors").write_bytes(b"none")
+    with running_runtime(tmp_path, "--model", str(model), "--trust-remote-code") as runtime:
+        assert runtime.wait_exit() == 3
+    assert not (tmp_path / "termination").exists()
+    assert runtime.log.splitlines()[-1] == "no table"
+
+
 def test_it_does_not_outlive_the_first(tmp_path: Path):
     with running_runtime(tmp_path, *serving(tmp_path)) as runtime:
         runtime.wait_ready()

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 
 from cluster.kubectl import wait_for
-from hub.server import running_hub
 from support.models import save_tiny
 from support.process import RuntimeProcess, running_runtime
+from support.stuck import downloading_for_ever
 
 CHAT = {"model": "m", "prompt": "a b c", "max_tokens": 240, "ignore_eos": True, "stream": True}
 
@@ -50,14 +50,9 @@ def test_killed_while_it_answers(tmp_path: Path):
 
 
 def test_killed_while_it_loads(tmp_path: Path):
-    with running_hub() as hub:
-        hub.repositories["org/tiny"] = save_tiny(tmp_path / "model")
-        hub.held.add("model.safetensors")
-        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}
-        with running_runtime(tmp_path, "--model", "org/tiny", **environment) as runtime:
-            wait_for(lambda: any(path.endswith("model.safetensors") for path in hub.requests), 60, "a download")
-            os.kill(runtime.engine, signal.SIGKILL)
-            killed(runtime, tmp_path)
+    with downloading_for_ever(tmp_path) as (runtime, _):
+        os.kill(runtime.engine, signal.SIGKILL)
+        killed(runtime, tmp_path)
 
 
 def test_what_ends_by_itself_has_the_last_word(tmp_path: Path):

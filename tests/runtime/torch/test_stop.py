@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from hub.server import running_hub
-from support.models import save_tiny, smollm2_folder
+from support.models import smollm2_folder
 from support.process import RuntimeProcess, running_runtime
+from support.stuck import downloading_for_ever
 
 CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Count to a thousand."}], "temperature": 0, "ignore_eos": True}
 SERVE = ("--model", str(smollm2_folder()), "--served-model-name", "smollm2", "--max-model-len", "2048", "--device", "cpu")
@@ -45,17 +45,12 @@ def test_as_soon_as_it_runs(tmp_path: Path):
 
 def test_while_it_loads(tmp_path: Path):
     """The weights never come: nobody waits for the thread that waits for them."""
-    with running_hub() as hub:
-        hub.repositories["org/tiny"] = save_tiny(tmp_path / "model")
-        hub.held.add("model.safetensors")
-        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "100"}
-        with running_runtime(tmp_path, "--model", "org/tiny", **environment) as runtime:
-            wait_for(lambda: any(path.endswith("model.safetensors") for path in hub.requests), runtime)
-            assert runtime.ready_status()["status"] == "starting"  # type: ignore[index]
-            runtime.terminate()
-            assert runtime.wait_exit(30) == 0
-            assert not hub.released.is_set()
-            assert not (tmp_path / "termination").exists()
+    with downloading_for_ever(tmp_path) as (runtime, hub):
+        assert runtime.ready_status()["status"] == "starting"  # type: ignore[index]
+        runtime.terminate()
+        assert runtime.wait_exit(30) == 0
+        assert not hub.released.is_set()
+        assert not (tmp_path / "termination").exists()
 
 
 async def events(lines: AsyncIterator[str]) -> list[dict[str, Any]]:

@@ -164,6 +164,8 @@ class ControlPlane:
             f"--advertise-address={self.network.address}",
             f"--secure-port={self.network.port}",
             f"--service-cluster-ip-range={SERVICE_RANGE}",
+            # Seconds. A test's watch that is opened again misses what came and went in between; the suite takes over half an hour.
+            "--min-request-timeout=7200",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
             *off,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from cluster.kubectl import Kubectl
 
@@ -42,8 +41,8 @@ class Eye:
             watch.wait(10)
 
     def _look(self, kind: str) -> None:
-        """A watch that the server ends (its history does not reach back any more) is opened again. All objects come once more, and those
-        that have not changed are no news."""
+        """A watch that the server ends is opened again: none lives longer than its --min-request-timeout, up to twice over. All objects
+        come once more, those that have not changed are no news, and what came and went in between is lost."""
         known: set[tuple[str, str]] = set()
         while True:
             self._read(kind, self._watches[kind].stdout, known)
@@ -55,20 +54,18 @@ class Eye:
                 self._watches[kind].wait(10)
                 self._watches[kind] = self._kubectl.watching(kind)
 
-    def _read(self, kind: str, stream: Any, known: set[tuple[str, str]]) -> None:
-        """kubectl writes one indented document after the other."""
-        # A part may end within a character.
-        characters, decoder, text = codecs.getincrementaldecoder("utf-8")(), json.JSONDecoder(), ""
-        while part := stream.read1(1 << 16):
-            now, text = time.time(), text + characters.decode(part)
-            while (text := text.lstrip()) and (found := _first(decoder, text)):
-                document, text = found[0], text[found[1] :]
-                if document["type"] == "ERROR":
-                    return
-                metadata = document["object"]["metadata"]
+    def _read(self, kind: str, stream: IO[bytes], known: set[tuple[str, str]]) -> None:
+        """kubectl writes a line for each change. More than 500 objects that are there already come as lists of so many."""
+        for line in stream:
+            now, document = time.time(), json.loads(line)
+            if document["type"] == "ERROR":
+                return
+            found = document["object"]
+            for each in sorted(found.get("items", [found]), key=_version):
+                metadata = each["metadata"]
                 if (version := (metadata["uid"], metadata["resourceVersion"])) not in known:
                     known.add(version)
-                    self.note(kind, now, document["object"])
+                    self.note(kind, now, each)
 
     def note(self, kind: str, at: float, found: Seen) -> None:
         """Seen at that moment, in Unix time."""
@@ -104,8 +101,5 @@ class Eye:
                     raise TimeoutError(f"after {seconds:.0f} s nobody has seen {what}")
 
 
-def _first(decoder: json.JSONDecoder, text: str) -> tuple[Seen, int] | None:
-    try:
-        return decoder.raw_decode(text)
-    except ValueError:
-        return None
+def _version(found: Seen) -> int:
+    return int(found["metadata"]["resourceVersion"])

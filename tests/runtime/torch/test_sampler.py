@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 
 from jitney_runtime.engine.model_runner import ScheduledRow
 from jitney_runtime.engine.sequence import SamplingParams
-from jitney_runtime.torch_backend.sampler import sample
+from jitney_runtime.torch_backend import sampler
+from jitney_runtime.torch_backend.sampler import _uniform, sample
 
 LOGITS = torch.log(torch.tensor([0.05, 0.5, 0.15, 0.3]))
 
@@ -76,3 +78,40 @@ def test_a_row_that_is_no_number_leaves_its_neighbours_alone():
     answer = sample(torch.cat([broken, LOGITS[None], broken]), (row(seed=1), row(seed=3), row(temperature=0.0)))
     assert answer[1:2] == alone
     assert all(0 <= token < 4 for token in answer)
+
+
+def _vocabulary(rows: int, size: int, sharpness: float) -> torch.Tensor:
+    return torch.randn(rows, size, generator=torch.Generator().manual_seed(size)) * sharpness
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
+def test_every_token_of_a_vocabulary_of_any_size_has_its_share_of_the_points(size: int):
+    """As one looks a point up in the sums over the whole vocabulary."""
+    rows = tuple(row(seed=number) for number in range(64))
+    logits = _vocabulary(64, size, 2.0)
+    sums = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    points = torch.tensor([[_uniform(one)] for one in rows], dtype=torch.float64)
+    # A point at the edge of a token's share may fall to its neighbour.
+    edge = 1e-6
+    least, most = (torch.searchsorted(sums, points + shift).squeeze(1) for shift in (-edge, edge))
+    found = torch.tensor(sample(logits, rows))
+    assert ((found >= least) & (found <= most.clamp(max=size - 1))).all()
+
+
+@pytest.mark.parametrize(
+    "limits", [{"top_p": 0.3}, {"top_p": 0.9}, {"top_p": 0.999}, {"top_k": 50}, {"top_k": 3000}, {"top_k": 3000, "top_p": 0.95}]
+)
+def test_the_likeliest_few_are_drawn_from_as_from_the_whole_order(limits: dict[str, float], monkeypatch: pytest.MonkeyPatch):
+    """Some rows need the first 256, some 4,096 and some all of 6,000."""
+    rows = tuple(row(seed=number, temperature=0.2 + number / 32, **limits) for number in range(64))
+    logits = _vocabulary(64, 6000, 3.0)
+    found = sample(logits, rows)
+    monkeypatch.setattr(sampler, "_of_the_likely", partial(sampler._of_the_likely, widths=()))
+    assert found == sample(logits, rows)
+
+
+def test_rows_of_all_kinds_share_a_step():
+    kinds = ({"temperature": 0.0}, {}, {"top_p": 0.8}, {"top_k": 7})
+    rows = tuple(row(seed=number, **kinds[number % 4]) for number in range(16))
+    logits = _vocabulary(16, 3000, 2.0)
+    assert sample(logits, rows) == [sample(logits[place : place + 1], (one,))[0] for place, one in enumerate(rows)]

@@ -50,8 +50,11 @@ def main() -> None:
     from jitney_runtime.server.lifecycle import Lifecycle
 
     code = asyncio.run(Lifecycle(settings, lambda state: load_model(state, process)).run())
+    # Whoever sees this one end takes the model's memory for free.
+    process.kill()
+    process.ended()
     logging.shutdown()
-    # The loading thread may still wait for the engine's process, which ends with this one.
+    # The loading thread may still be at work.
     os._exit(code)
 
 

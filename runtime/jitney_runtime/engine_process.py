@@ -15,7 +15,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -40,23 +42,21 @@ class Ready:
     folder: Path
 
 
-@dataclass(frozen=True)
-class Dead:
-    """The engine has stopped; its process has not."""
-
-
 class EngineProcess:
     """The first process's hold on it."""
 
     def __init__(self, pid: int, wire: Wire) -> None:
         self.pid = pid
         self.wire = wire
-        # Whether its number may be another's by now.
-        self._reaped = False
+        self._waiting = threading.Lock()
+        # Its exit code, negative for a signal; None while its number cannot be another's.
+        self._code: int | None = None
 
     @classmethod
     def begin(cls, settings: RuntimeSettings) -> EngineProcess:
         """Before there is another thread in this process."""
+        # Whoever ignores it, and has started this, would have the kernel forget how a process ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         if pid := os.fork():
@@ -77,21 +77,27 @@ class EngineProcess:
         raise self.ended()
 
     def ended(self) -> EngineGone:
-        """Why, of a process whose end of the wire is closed."""
-        _, status = os.waitpid(self.pid, 0)
-        self._reaped = True
-        code = os.waitstatus_to_exitcode(status)
-        if code >= 0:
-            return EngineGone(f"the engine's process ended with {code}", code or StartError.exit_code)
-        return EngineGone(f"the engine's process was ended by {signal.Signals(-code).name}", 128 - code)
+        """Blocks until it is over and its memory free, and says why. From any thread, and more than once."""
+        with self._waiting:
+            if self._code is None:
+                self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if self._code >= 0:
+            return EngineGone(f"the engine's process ended with {self._code}", self._code or StartError.exit_code)
+        return EngineGone(f"the engine's process was ended by {_signal_name(-self._code)}", 128 - self._code)
 
     def kill(self) -> None:
-        if not self._reaped:
-            os.kill(self.pid, signal.SIGKILL)
+        if self._code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 class ProcessLink:
-    """engine.link.Link to it. Orders wait until the event loop has taken the wire over."""
+    """engine.link.Link to it. Orders wait until the event loop has taken the wire over. That the process is over is told by a thread that
+    waits for it: the wire may have been inherited by a process of its own."""
 
     def __init__(self, process: EngineProcess, limits: Limits, lost: Callable[[EngineGone], None]) -> None:
         """`lost` is called on the event loop when the process has ended by itself."""
@@ -100,11 +106,19 @@ class ProcessLink:
         self._lost = lost
         self._early: list[bytes] = []
         self._transport: asyncio.WriteTransport | None = None
+        self._over = False
 
     def start(self, tell: Callable[[News], None], dead: Callable[[], None]) -> None:
         self._tell, self._dead = tell, dead
-        connection = self._process.wire.connection
-        self._taking = asyncio.get_running_loop().create_task(self._take(connection))
+        connection, loop = self._process.wire.connection, asyncio.get_running_loop()
+        self._taking = loop.create_task(self._take(connection))
+        threading.Thread(target=self._wait, args=(loop,), name="engine-end", daemon=True).start()
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        error = self._process.ended()
+        # The loop may be over as well.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._gone, error)
 
     async def _take(self, connection: socket.socket) -> None:
         transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _News(self), sock=connection)
@@ -112,44 +126,50 @@ class ProcessLink:
         transport.writelines(self._early)
 
     def send(self, order: Order) -> None:
+        if self._over:
+            return
         if self._transport is None:
             self._early.append(framed(order))
         else:
             self._transport.write(framed(order))
 
     def stop(self) -> None:
+        self._over = True
+        self._process.kill()
         if self._transport is not None:
             self._transport.close()
+
+    def heard(self, news: News) -> None:
+        self._tell(news)
+
+    def cut(self, error: Exception | None) -> None:
+        """The wire is closed: its process ends, or must. An `error` that is no end of the other side is one of ours."""
+        if self._over:
+            return
+        self._over = True
+        if error is not None and not isinstance(error, ConnectionError):
+            logger.error("the wire to the engine's process broke", exc_info=error)
+        self._dead()
         self._process.kill()
 
-    def heard(self, message: News | Dead) -> None:
-        if isinstance(message, Dead):
+    def _gone(self, error: EngineGone) -> None:
+        if not self._over:
+            self._over = True
             self._dead()
-        else:
-            self._tell(message)
-
-    def gone(self) -> None:
-        self._dead()
-        self._lost(self._process.ended())
+        self._lost(error)
 
 
 class _News(asyncio.Protocol):
     def __init__(self, link: ProcessLink) -> None:
         self._link = link
         self._unframed = Unframed()
-        self._leaving = False
 
     def data_received(self, data: bytes) -> None:
         for message in self._unframed.add(data):
             self._link.heard(message)
 
     def connection_lost(self, error: Exception | None) -> None:
-        # None and no end of file: closed on this side.
-        if error is not None or self._leaving:
-            self._link.gone()
-
-    def eof_received(self) -> None:
-        self._leaving = True
+        self._link.cut(error)
 
 
 class _Told(Progress):
@@ -157,16 +177,19 @@ class _Told(Progress):
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        self._step: Step | None = None
         super().__init__()
 
     @property
     def step(self) -> Step:
+        assert self._step is not None
         return self._step
 
     @step.setter
     def step(self, step: Step) -> None:
-        self._step = step
-        self._wire.send(step)
+        if step != self._step:
+            self._step = step
+            self._wire.send(step)
 
 
 # The engine's process only, from here on.
@@ -184,8 +207,15 @@ def _serve(settings: RuntimeSettings, wire: Wire, parent: int) -> NoReturn:
     except BaseException:
         logger.exception("the engine's process ends")
     finally:
-        logging.shutdown()
-        os._exit(code)
+        _end(code)
+
+
+def _end(code: int = 1) -> NoReturn:
+    """What a model's own code has printed may be the last word."""
+    logging.shutdown()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def _end_with(parent: int) -> None:
@@ -216,7 +246,7 @@ def _load_and_serve(settings: RuntimeSettings, wire: Wire) -> None:
         logger.exception("the model cannot be loaded")
         wire.send(Crashed(f"{type(error).__name__}: {error}"))
         return
-    thread = EngineThread(Engine(loaded.scheduler, loaded.runner), wire.send, lambda: wire.send(Dead()))
+    thread = EngineThread(Engine(loaded.scheduler, loaded.runner), wire.send, _end)
     ready = Ready(thread.limits, loaded.folder)
     # Words are the other process's, which has a tokenizer of its own.
     del loaded

@@ -92,7 +92,7 @@ class AsyncEngine:
 
     def _check(self, prompt: list[int], field: str) -> None:
         if self._dead:
-            raise EngineUnavailable("the engine has stopped after repeated failures; the pod will be restarted")
+            raise EngineUnavailable("the engine has stopped, and this server will be started again: send the request again then")
         if not prompt:
             raise InvalidRequest("the prompt is empty: it has no tokens", field)
         if max(prompt) >= self._link.limits.vocabulary:

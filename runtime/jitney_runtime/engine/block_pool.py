@@ -120,7 +120,7 @@ class BlockPool:
         owned = Counter(block for sequence in owners for block in sequence.blocks)
         if sorted([*self._blank, *self._kept, *owned]) != list(range(self.count)):
             raise RuntimeError(f"block pool corrupt: {self.free} free and {len(owned)} owned of {self.count}")
-        if any(self._users[block] != owned[block] for block in range(self.count)):
+        if self._users != [owned.get(block, 0) for block in range(self.count)]:
             raise RuntimeError("block pool corrupt: a block counts other users than it has")
         if self._kept.keys() - self._names.keys() or {self._texts[name][1]: name for name in self._texts} != self._names:
             raise RuntimeError("block pool corrupt: a block that is known for a text that it does not hold")

@@ -75,13 +75,15 @@ class Engine:
             logger.exception("a step with %d rows failed; its requests are ended, the others go on", len(batch.rows))
             ended = [row.sequence_id for row in batch.rows if self.scheduler.abort(row.sequence_id)]
             outputs = [TokenOutput(sequence_id, None, FinishReason.ERROR) for sequence_id in ended]
-        if not self.has_work:
-            self.scheduler.check_integrity()
         seconds = time.perf_counter() - started
         if done and self.scheduler.pace:
             decoding = sum(len(row.tokens) == 1 for row in batch.rows)
             self.scheduler.pace.observe(decoding, batch.token_count - decoding, seconds)
         return StepReport(outputs, self.scheduler.begun, len(batch.rows), batch.token_count, seconds)
+
+    def check_integrity(self) -> None:
+        """RuntimeError where the books of the KV memory are wrong. Takes longer the more of it there is."""
+        self.scheduler.check_integrity()
 
     def stats(self) -> EngineStats:
         now = self.scheduler

@@ -59,9 +59,16 @@ class EngineThread:
         try:
             while self._take_orders():
                 self._tell(self._news(self._engine.step()))
-        except Exception:
+                self._check_when_idle()
+        # Code that comes with a model may ask for the end in its own way.
+        except BaseException:
             logger.exception("the engine's loop is dead")
             self._dead()
+
+    def _check_when_idle(self) -> None:
+        """Nobody waits for it then."""
+        if not self._engine.has_work and not self._orders:
+            self._engine.check_integrity()
 
     def _take_orders(self) -> bool:
         """Wait for work and carry the orders out; False when asked to stop."""
@@ -84,8 +91,7 @@ class EngineThread:
     def _news(self, report: StepReport) -> News:
         began = time.perf_counter() - report.seconds
         # A preempted sequence begins again; only its first beginning ends its time in the queue.
-        begun = self._unstarted.keys() & report.begun
-        queued = [max(0.0, began - self._unstarted.pop(sequence_id)) for sequence_id in begun]
+        queued = [max(0.0, began - self._unstarted.pop(begun)) for begun in report.begun if begun in self._unstarted]
         return News(report.outputs, report.rows, report.tokens, report.seconds, queued, self._engine.stats())
 
 

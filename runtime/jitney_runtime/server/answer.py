@@ -51,8 +51,9 @@ class Answer:
         else:
             prompt = _prompt(request, serving)
         params = request.sampling(room=serving.engine.max_model_len - len(prompt))
-        generation = serving.engine.submit(prompt, params, request.prompt_field)
-        return cls(state, generation, request.detokenizer(serving.tokenizer, prompt, serving.stops(state.settings)), started)
+        detokenizer = request.detokenizer(serving.tokenizer, prompt, serving.stops(state.settings))
+        # The last that may fail: nobody would close what the engine has.
+        return cls(state, serving.engine.submit(prompt, params, request.prompt_field), detokenizer, started)
 
     @property
     def usage(self) -> Usage:

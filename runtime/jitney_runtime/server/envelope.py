@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -11,6 +12,11 @@ from jitney_runtime.engine.sequence import FinishReason
 from jitney_runtime.server.protocol import Usage
 
 Json = dict[str, Any]
+
+# Made once: json.dumps makes one for each object that is not written its usual way.
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Stands for the text of an answer, and in no name of a model.
+_TEXT = "\0"
 
 
 class Envelope(ABC):
@@ -42,6 +48,11 @@ class Envelope(ABC):
 
     def chunk(self, part: Json, reason: FinishReason | None = None, **more: Any) -> Json:
         return self._wrap(self.chunk_kind, [_choice(part, reason)], **more)
+
+    def around(self, **more: Any) -> tuple[str, str]:
+        """What stands before and behind the text in the JSON of every chunk that has text alone."""
+        before, _, after = encode(self.chunk(self.delta(_TEXT), **more)).rpartition(encode(_TEXT))
+        return before, after
 
     def closing(self, usage: Usage) -> Json:
         """The chunk after the last one, with the figures."""

@@ -103,6 +103,8 @@ class Lifecycle:
     def _lose(self, error: StartError) -> None:
         """What was being answered has its error by now, and the server goes as the engine's process went."""
         self._lost = error
+        # The last word is the engine's process's, not that of clients who do not take their answers' ends.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.should_exit = True
 
     def _leave(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 
 from fastapi import Request
@@ -13,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from jitney_runtime.engine.sequence import FinishReason
 from jitney_runtime.errors import EngineFailed, EngineUnavailable, RequestError
 from jitney_runtime.server.answer import Answer
-from jitney_runtime.server.envelope import Envelope, Json
+from jitney_runtime.server.envelope import Envelope, Json, encode
 from jitney_runtime.server.error_shape import error_body, error_response
 
 # Nobody reads it; the access log of a proxy in between may show it (nginx's convention).
@@ -80,12 +79,13 @@ class AnswerStream(StreamingResponse):
         more = {"usage": None} if usage else {}
         if opening := envelope.opening():
             yield _event(envelope.chunk(opening, **more))
+        before, after = envelope.around(**more)
         async for piece in answer.pieces():
             if failure := _failure(piece.finish_reason):
                 yield _event(error_body(failure.message, failure.kind, None, failure.code))
                 return
             if piece.text:
-                yield _event(envelope.chunk(envelope.delta(piece.text), **more))
+                yield _framed(before + encode(piece.text) + after)
             if piece.finish_reason:
                 yield _event(envelope.chunk(envelope.delta(""), piece.finish_reason, **more))
         if usage:
@@ -94,4 +94,8 @@ class AnswerStream(StreamingResponse):
 
 
 def _event(body: Json) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return _framed(encode(body))
+
+
+def _framed(text: str) -> bytes:
+    return f"data: {text}\n\n".encode()

@@ -13,6 +13,8 @@ from jitney_runtime.text.tokenizer import Tokenizer
 _REPLACEMENT = "\ufffd"
 # So many tokens before the answer tell how its first one is spelt; up to three more, so as not to begin inside a character.
 _CONTEXT = range(6, 10)
+# Decoding more than so many tokens takes longer than beginning anew behind them.
+_MOST_CONTEXT = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Detokenizer:
         self._tokens = self._end(after or [])
         self._context = 0
         self._read = len(self._tokens)
+        self._before = self._text(self._context)
         self._held = ""
         self.stopped = False
 
@@ -61,20 +64,23 @@ class Detokenizer:
         return text if self.stopped else text + rest
 
     def _decode(self, final: bool) -> str:
-        before = self._text(self._context, self._read)
-        after = self._text(self._context, len(self._tokens))
+        after = self._text(self._context)
         if not final and after.endswith(_REPLACEMENT):
             return ""
-        self._context, self._read = self._read, len(self._tokens)
-        return after[len(before) :]
+        fresh, self._before = after[len(self._before) :], after
+        if len(self._tokens) - self._context > _MOST_CONTEXT:
+            self._context = self._read
+            self._before = self._text(self._context)
+        self._read = len(self._tokens)
+        return fresh
 
     def _end(self, tokens: list[int]) -> list[int]:
         ends = [tokens[-length:] for length in _CONTEXT]
         whole = (end for end in ends if not self._tokenizer.decode(end, skip_special_tokens=True).startswith(_REPLACEMENT))
         return next(whole, ends[0])
 
-    def _text(self, first: int, last: int) -> str:
-        return self._tokenizer.decode(self._tokens[first:last], skip_special_tokens=True)
+    def _text(self, first: int) -> str:
+        return self._tokenizer.decode(self._tokens[first:], skip_special_tokens=True)
 
     def _release(self, fresh: str) -> str:
         text = self._held + fresh

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,28 @@ from support.process import RuntimeProcess, running_runtime
 from support.stuck import downloading_for_ever
 
 CHAT = {"model": "m", "prompt": "a b c", "max_tokens": 240, "ignore_eos": True, "stream": True}
+
+# Ends its process when there is a sign. Only who computes makes the model.
+OWN = """
+import os, threading, time
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+class OwnConfig(Qwen2Config):
+    model_type = "own"
+
+class OwnForCausalLM(Qwen2ForCausalLM):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        threading.Thread(target=self.wait, daemon=True).start()
+
+    def wait(self):
+        while not os.path.exists("SIGN"):
+            time.sleep(0.01)
+        print("no table", flush=True)
+        os._exit(7)
+"""
 
 
 def serving(folder: Path) -> tuple[str, ...]:
@@ -69,6 +92,29 @@ def test_what_ends_by_itself_has_the_last_word(tmp_path: Path):
     assert runtime.log.splitlines()[-1] == "no table"
 
 
+def test_what_ends_while_many_are_answered_has_the_last_word(tmp_path: Path):
+    """A thread of the model's own code, say. Nobody's answer hangs, and nothing is logged behind its words."""
+    model, sign = save_tiny(tmp_path / "model", max_position_embeddings=32768), tmp_path / "sign"
+    own = {"auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}, "model_type": "own"}
+    config = json.loads((model / "config.json").read_text()) | own | {"architectures": ["OwnForCausalLM"]}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "own.py").write_text(OWN.replace("SIGN", str(sign)))
+    with running_runtime(tmp_path, "--model", str(model), "--served-model-name", "m", "--device", "cpu", "--trust-remote-code") as runtime:
+        runtime.wait_ready()
+        with ExitStack() as stack:
+            body = {**CHAT, "max_tokens": 32000}
+            asked = [httpx.stream("POST", f"{runtime.url}/v1/completions", json=body, timeout=60) for _ in range(8)]
+            answers = [(line for line in stack.enter_context(stream).iter_lines() if line) for stream in asked]
+            for answer in answers:
+                next(answer)
+            sign.touch()
+            for answer in answers:
+                assert json.loads(list(answer)[-1].removeprefix("data: "))["error"]["code"] == "engine_error"
+        assert runtime.wait_exit(30) == 7
+    assert not (tmp_path / "termination").exists()
+    assert runtime.log.splitlines()[-1] == "no table"
+
+
 def test_it_does_not_outlive_the_first(tmp_path: Path):
     with running_runtime(tmp_path, *serving(tmp_path)) as runtime:
         runtime.wait_ready()
@@ -88,4 +134,5 @@ def test_a_signal_is_the_first_ones(tmp_path: Path):
         engine = runtime.engine
         runtime.terminate()
         assert runtime.wait_exit(30) == 0
-        wait_for(lambda: over(engine), 10, "the end of the engine's process")
+        # Whoever sees the first one end counts the memory of both as free.
+        assert over(engine)

@@ -122,17 +122,18 @@ def test_another_runtime_is_measured_anew_and_the_peers_settings_are_kept(tmp_pa
     kept = Results(file, fresh=False)
     for row in ("settings", "1"):
         kept.put(row, ["vllm"], 2, Found([], {"of": row}))
-    assert Results(file, fresh=False).get("1", ["vllm"]) == Found([], {"of": "1"})
-    assert Results(file, fresh=False).get("1", ["llamacpp"]) is None
+    assert Results(file, fresh=False).get("1", ["vllm"], 2) == Found([], {"of": "1"})
+    assert Results(file, fresh=False).get("1", ["llamacpp"], 2) is None
+    assert Results(file, fresh=False).get("1", ["vllm"], 3) is None
     assert not Results(file, fresh=False).begun_anew
     now[True] = "another runtime"
     again = Results(file, fresh=False)
     assert again.begun_anew
-    assert again.get("1", ["vllm"]) is None
-    assert again.get("settings", ["vllm"]) == Found([], {"of": "settings"})
+    assert again.get("1", ["vllm"], 2) is None
+    assert again.get("settings", ["vllm"], 2) == Found([], {"of": "settings"})
     assert again.rounds == "2"
     now[False] = "other peers"
-    assert Results(file, fresh=False).get("settings", ["vllm"]) is None
+    assert Results(file, fresh=False).get("settings", ["vllm"], 2) is None
 
 
 def test_other_channels_are_the_same_model_and_no_group_stays():

@@ -13,11 +13,11 @@ from types import FrameType
 from typing import NoReturn
 
 from bench.engine import results
-from bench.engine.bench import Bench, Found
+from bench.engine.bench import ALONE, LONG, TOGETHER, Bench, Found
 from bench.engine.fleet import Fleet
 from bench.engine.progress import say
 from bench.engine.results import Results
-from bench.engine.rows import curves, floor, latency, policy, prefix, process, quality, streaming, throughput, trial
+from bench.engine.rows import curves, drawn, floor, latency, policy, prefix, process, quality, streaming, throughput, trial
 from bench.engine.servers import PEERS
 
 Row = Callable[[Bench], Found]
@@ -35,10 +35,13 @@ ROWS: Mapping[str, Row] = {
     "9": process.start,
     "10": process.memory,
     "11": policy.policy,
+    "D": drawn.drawn,
     "Q": quality.quality,
     "throughput": curves.throughput,
     "context": curves.step_time,
 }
+# Rows that are measured beside peers, each at its best setting for the work.
+BESIDE_PEERS = {"1": TOGETHER, "2": ALONE, "3": LONG, "throughput": TOGETHER, "context": LONG}
 QUICK, QUICK_PEERS, QUICK_ROUNDS = ("1", "2"), ("llamacpp",), 2
 ROUNDS = 3
 
@@ -98,23 +101,32 @@ def _whole(bench: Bench, rows: tuple[str, ...], again: bool, fresh: bool) -> dic
     kept = Results.of_cache(fresh)
     if kept.begun_anew:
         say("the machine, the bench or the runtime has changed since the last run: what depends on it is measured anew")
-    found = {row: one for row in ROWS if (one := kept.get(row, bench.peers)) is not None}
-    bench.speeds = _tried(found)
+    found = _found(bench, kept)
     for row in rows:
         if again or row not in found:
             say(f"row {row}")
-            found[row] = ROWS[row](bench)
-            kept.put(row, bench.peers, bench.rounds, found[row])
-            for check in found[row].checks:
+            one = ROWS[row](bench)
+            kept.put(row, _beside(bench, row), bench.rounds, one)
+            for check in one.checks:
                 say(f"  {' '.join(check.cells())}")
-        bench.speeds = _tried(found)
-        ordered = {name: found[name] for name in ROWS if name in found}
-        results.write(ordered, [name for name in ROWS if name not in found], bench.peers, kept)
-    return {name: found[name] for name in ROWS if name in found}
+        # Other settings may be the best ones now, and what was measured beside the old ones is no part of this.
+        found = _found(bench, kept)
+        results.write(found, [name for name in ROWS if name not in found], bench.peers, kept)
+    return found
 
 
-def _tried(found: Mapping[str, Found]) -> dict[str, dict[str, float]]:
-    return dict(found["settings"].figures["speeds"]) if "settings" in found else {}
+def _found(bench: Bench, kept: Results) -> dict[str, Found]:
+    """What is known of rows beside the servers and with the rounds of this run."""
+    tried = kept.get("settings", _beside(bench, "settings"), bench.rounds)
+    bench.speeds = dict(tried.figures["speeds"]) if tried else {}
+    return {row: one for row in ROWS if (one := kept.get(row, _beside(bench, row), bench.rounds)) is not None}
+
+
+def _beside(bench: Bench, row: str) -> list[str]:
+    """The peers' servers that a row is measured beside, by their names: settings too."""
+    if row == results.OF_THE_PEERS:
+        return [server.name for peer in bench.peers for server in PEERS[peer]]
+    return [server.name for server in bench.best(BESIDE_PEERS[row])] if row in BESIDE_PEERS else []
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,10 +29,11 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Chat:
-    """What is asked: messages, and how many new tokens."""
+    """What is asked: messages, how many new tokens, and how each is chosen."""
 
     messages: Messages
     tokens: int
+    sampling: Mapping[str, float] = field(default_factory=lambda: {"temperature": 0})
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Round:
 
 
 def body(server: Server, chat: Chat) -> bytes:
-    made: dict[str, Any] = {"model": server.model(), "messages": chat.messages, "max_tokens": chat.tokens, "temperature": 0}
+    made: dict[str, Any] = {"model": server.model(), "messages": chat.messages, "max_tokens": chat.tokens, **chat.sampling}
     made |= {"stream": True, "stream_options": {"include_usage": True}}
     if server.ignores_eos:
         made["ignore_eos"] = True

@@ -31,24 +31,26 @@ class Results:
     def __init__(self, file: Path, fresh: bool) -> None:
         self._file = file
         kept: dict[str, Any] = json.loads(file.read_text())["rows"] if file.is_file() and not fresh else {}
-        self._rows: dict[str, dict[str, Any]] = {row: one for row, one in kept.items() if one.get("subject") == _subject(row)}
+        self._rows: dict[str, dict[str, Any]] = {
+            row: one for row, one in kept.items() if "beside" in one and one.get("subject") == _subject(row)
+        }
         self.begun_anew = len(self._rows) < len(kept)
 
     @classmethod
     def of_cache(cls, fresh: bool) -> Results:
         return cls(peers_folder() / "results.json", fresh)
 
-    def get(self, row: str, peers: Sequence[str]) -> Found | None:
-        """What was found of it beside the same peers."""
+    def get(self, row: str, beside: Sequence[str], rounds: int) -> Found | None:
+        """What was found of it beside these servers, in so many rounds."""
         kept = self._rows.get(row)
-        if kept is None or kept["peers"] != list(peers):
+        if kept is None or kept["beside"] != list(beside) or kept["rounds"] != rounds:
             return None
         return Found([Check(**check) for check in kept["checks"]], kept["figures"])
 
-    def put(self, row: str, peers: Sequence[str], rounds: int, found: Found) -> None:
+    def put(self, row: str, beside: Sequence[str], rounds: int, found: Found) -> None:
         checks = [asdict(check) for check in found.checks]
         date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-        one = {"subject": _subject(row), "peers": list(peers), "rounds": rounds, "checks": checks, "figures": found.figures, "date": date}
+        one = {"subject": _subject(row), "beside": list(beside), "rounds": rounds, "checks": checks, "figures": found.figures, "date": date}
         self._rows[row] = one
         self._file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._file.with_suffix(".unfinished")

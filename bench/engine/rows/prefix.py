@@ -52,7 +52,7 @@ def _told(rounds: Sequence[Round]) -> str:
 
 
 def _checks(first: float | None, speed: float | None, note: str) -> list[Check]:
-    what = "one system prompt of 1,000 tokens for all 16"
+    what = "one system prompt of 1,000 tokens for all 16, asked once before"
     return [
         Check("4", f"{what}: time to first token, times better than without the prefix cache", first, must=10.0, note=note),
         Check("4", f"{what}: throughput / without the prefix cache", speed, must=3.0),

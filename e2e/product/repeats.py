@@ -17,6 +17,7 @@ from typing import Any
 from cluster import network
 from cluster.kubectl import Kubectl
 from hub.server import running_hub
+from product.restricted import RESTRICTED
 
 # Name of a resource and what it fails with at each restart: last words in which all moves, a hub that numbers its answers, none at all,
 # a download that is never over in time, and one for which there is no room.
@@ -62,7 +63,7 @@ def failing(kubectl: Kubectl, folder: Path) -> Iterator[str]:
         hub.repositories["jitney-tests/crashing"] = _model(folder, "crashing")
         paced.repositories["jitney-tests/long"] = _long(folder, "long")
         paced.pace = PACE
-        kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
         kubectl.apply(*_claim_on_nothing(name), _volume(name, CACHE, "ReadWriteOnce", str(disk)), _service(name, TAKEN[0]))
         try:
             # A pod that comes before the claim is bound fails with that first.

@@ -9,6 +9,9 @@ import pytest
 
 from cluster.kubectl import CommandFailed, Kubectl, wait_for
 
+# Labels of a namespace that takes no other pods.
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
 
 def assert_restricted(kubectl: Kubectl, pod: dict[str, Any], namespace: str) -> None:
     """`namespace`, which takes no other pods, would take one like this, and would not take it with one right more. Nothing is made."""

@@ -15,6 +15,7 @@ from product.ear import Ear
 from product.eye import Eye
 from product.gate import Gate, NoExcuses
 from product.repeats import failing
+from product.restricted import RESTRICTED
 from product.rollouts import Rollout
 from product.situations import Situation
 from test_model import model_folder
@@ -89,7 +90,7 @@ def overdue(operator: None, eye: Eye, kubectl: Kubectl, tidy: None) -> Iterator[
     spec = {"model": "file:///nowhere", "image": "registry.invalid/none/such:1", "startupTimeoutSeconds": 10}
     metadata = {"name": "overdue", "namespace": name}
     kubectl.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}},
         {"apiVersion": "serving.jitney.dev/v1alpha1", "kind": "ModelDeployment", "metadata": metadata, "spec": spec},
     )
     yield name
@@ -113,8 +114,7 @@ def repeating(
 def namespace(kubectl: Kubectl, tidy: None, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of its own, which takes restricted pods only; shown when the test failed, and gone afterwards."""
     name = f"e2e-{uuid.uuid4().hex[:6]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
     yield name
     if request.node.stash.get(OUTCOME, False):
         print(f"\n=== {name}\n{kubectl.picture(name)}\n=== the operator\n{kubectl.picture(installation.NAMESPACE)}")

@@ -7,7 +7,7 @@ import json
 
 from jitney_operator import fit
 from jitney_operator.api import APPLIED, CONTAINER, LABEL, PORT, TEMPLATE, Json, ModelDeployment
-from jitney_operator.resolve import MOUNT, Resolved
+from jitney_operator.resolve import MOUNT, Resolved, compute
 
 # After SIGTERM requests are taken this long, because endpoint removal races the signal.
 LINGER = 5
@@ -64,11 +64,13 @@ def deployment(mdep: ModelDeployment, resolved: Resolved, pull_policy: str, excl
 
 
 def strategy(mdep: ModelDeployment, resolved: Resolved, exclusive: bool) -> Json:
-    """A GPU is seldom spare, and a claim for one node cannot be shared: there the old pod leaves first. A surge that a person asked for
-    is theirs, as where all pods are on one node."""
-    if mdep.spec.rollout.get("strategy") == "Recreate" or makes_claim(mdep) or (exclusive and "maxSurge" not in mdep.spec.rollout):
+    """A GPU is seldom spare, and a claim for one node, as one that is made, cannot be shared: there the old pod leaves first. A surge that
+    a person asked for is theirs, as where all pods are on one node."""
+    rollout = mdep.spec.rollout
+    alone = (exclusive or makes_claim(mdep)) and "maxSurge" not in rollout
+    if rollout.get("strategy") == "Recreate" or alone:
         return {"type": "Recreate"}
-    surge = int(mdep.spec.rollout.get("maxSurge", 0 if resolved.profile.gpus else 1))
+    surge = int(rollout.get("maxSurge", 0 if resolved.gpus else 1))
     unavailable = 0 if surge else 1
     return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}
 
@@ -80,7 +82,8 @@ def startup_seconds(mdep: ModelDeployment, resolved: Resolved) -> int:
     if not resolved.model:
         return SHORTEST_STARTUP
     # The most that the runtime makes of them, wherever the pod comes to lie: this is a part of the pod, which another figure makes anew.
-    held = fit.weight_bytes(resolved.model, resolved.device, "plain" if mdep.spec.quantization == "none" else mdep.spec.quantization)
+    form = "plain" if mdep.spec.quantization == "none" else mdep.spec.quantization
+    held = fit.weight_bytes(resolved.model, resolved.profile.device, form)
     # Quantized when they are there: what comes over the network is as published.
     published = PUBLISHED_BYTES * resolved.model.parameters
     return max(SHORTEST_STARTUP, max(held, published) // STARTUP_BYTES_PER_SECOND)
@@ -115,7 +118,7 @@ def container(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> Js
         "args": args(mdep, resolved),
         "env": env(mdep, resolved),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": compute(mdep, resolved),
+        "resources": compute(mdep.spec, resolved.profile),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -128,14 +131,14 @@ def container(mdep: ModelDeployment, resolved: Resolved, pull_policy: str) -> Js
 
 
 def args(mdep: ModelDeployment, resolved: Resolved) -> list[str]:
-    """The runtime's flags, then the person's own, which win."""
+    """The runtime's flags, then the person's own. Of those that a field sets only --device cpu may be there too, and wins."""
     spec = mdep.spec
     flags: list[tuple[str, object]] = [
         ("--model", resolved.reference),
         ("--served-model-name", spec.served_model_name),
         ("--max-num-seqs", spec.max_num_seqs),
         ("--quantization", spec.quantization),
-        ("--device", resolved.device),
+        ("--device", resolved.profile.device),
         ("--drain-seconds", spec.drain_seconds),
         ("--host", "0.0.0.0"),
         ("--port", PORT),
@@ -154,16 +157,6 @@ def env(mdep: ModelDeployment, resolved: Resolved) -> list[Json]:
     if resolved.hub:
         ours.append({"name": "HF_ENDPOINT", "value": resolved.hub})
     return list({entry["name"]: entry for entry in [*ours, *mdep.spec.env]}.values())
-
-
-def compute(mdep: ModelDeployment, resolved: Resolved) -> Json:
-    profile = resolved.profile
-    gpus = {profile.gpu_resource: str(profile.gpus)} if profile.gpus else {}
-    wanted = {
-        "requests": profile.requests | gpus | mdep.spec.resources.get("requests", {}),
-        "limits": profile.limits | gpus | mdep.spec.resources.get("limits", {}),
-    }
-    return {name: {key: str(value) for key, value in amounts.items()} for name, amounts in wanted.items() if amounts}
 
 
 def probes(startup: int) -> Json:

@@ -32,10 +32,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a loading pod says of itself."""
+    """What a pod that is not ready says of itself: how far it is, or (NotAnswering) why it serves no longer."""
 
     reason: str
     line: str
+    pod: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Facts:
     progress: Progress | None = None
     # Pods of a revision before must be gone before the next are made (Recreate), and finish their answers.
     draining: bool = False
+    # The server calls a child invalid, and will as long as the spec is the same.
+    invalid: bool = False
 
     @property
     def wanted(self) -> int:
@@ -187,7 +190,7 @@ def ready(facts: Facts, parts: list[Condition]) -> Condition:
 
 def stalled(facts: Facts) -> list[Condition]:
     """Present only when it is true."""
-    if facts.accepted.status == FALSE and facts.accepted.reason in STALLING:
+    if facts.accepted.status == FALSE and (facts.accepted.reason in STALLING or facts.invalid):
         return [Condition("Stalled", TRUE, facts.accepted.reason, facts.accepted.message)]
     if facts.failure and facts.failure.reason in STALLING and not facts.complete:
         return [Condition("Stalled", TRUE, facts.failure.reason, facts.failure.message)]
@@ -210,11 +213,13 @@ def status(facts: Facts, resolved: Json | None, now: str) -> Json:
         "readyReplicas": facts.ready_pods + facts.earlier_pods,
         "selector": f"{LABEL}={mdep.name}",
         "ready": f"{facts.ready_pods + facts.earlier_pods}/{facts.wanted}",
-        "url": f"http://{mdep.name}.{mdep.key.namespace}.svc/v1",
         "serving": {"current": facts.ready_pods, "previous": facts.earlier_pods},
         "reason": verdict.reason,
         "conditions": [_entry(condition, mdep.generation, before.get(condition.type), now) for condition in conditions],
     }
+    if facts.observed.service:
+        # Whose Service has the name otherwise nobody knows.
+        result["url"] = f"http://{mdep.name}.{mdep.key.namespace}.svc/v1"
     if mdep.spec.autoscaling and not mdep.spec.suspend:
         decider = "HorizontalPodAutoscaler" if mdep.scaled_by_hpa else "Nobody" if mdep.doubt else "Load"
         result["autoscaling"] = {"replicas": facts.wanted, "decidedBy": decider}

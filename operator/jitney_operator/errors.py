@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-_FINAL = ("field not declared in schema", "failed calling webhook")
+_UNDECLARED = "field not declared in schema"
+_FINAL = (_UNDECLARED, "failed calling webhook")
 
 
 class OperatorError(Exception):
@@ -14,12 +15,14 @@ class SettingsError(OperatorError):
 
 
 class Rejected(OperatorError):
-    """The spec is not accepted: `reason` is the one word, the text one sentence with the way out."""
+    """The spec is not accepted: `reason` is the one word, the text one sentence with the way out. `invalid`: the server will never take a
+    child as this spec has it."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, invalid: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.invalid = invalid
 
 
 class ClusterError(OperatorError):
@@ -32,6 +35,8 @@ class ClusterError(OperatorError):
         # Understood and not wanted: the same request will be refused again. An apply with an unknown field comes back as a 500.
         # So does an admission webhook that does not answer, which may last for ever.
         self.final = status in (400, 403, 422) or any(words in message for words in _FINAL)
+        # What is left of these may pass: a right, room in a quota, another policy, a webhook that answers.
+        self.invalid = status in (400, 422) or _UNDECLARED in message
         self.retry_after = retry_after
 
 

@@ -35,7 +35,7 @@ def of_pod(pod: Pod) -> Failure | None:
     status = pod.container
     ended = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated")
     if not ended or (status.get("started") and "running" in status.get("state", {})):
-        # It has been ready since, and misses a probe now: its old end says nothing of that.
+        # It has passed its startup probe since: its old end says nothing of why it is not ready now.
         return None
     if words := never_ran(pod):
         return cannot_be_made(pod, words)

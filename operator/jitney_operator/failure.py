@@ -10,7 +10,8 @@ ADVICE = {
     "ModelNotFound": "Check spec.model and spec.revision.",
     "Unauthorized": "Accept the model's licence on the hub and set spec.hfTokenSecretRef.",
     "HubUnreachable": "Check the network path from the pods to the hub.",
-    "DiskFull": "Give spec.cache a bigger size or claim, or the nodes more ephemeral storage where downloads live with the pod.",
+    "DiskFull": "Where spec.cache is a claim, let that grow (`kubectl edit pvc`; the one made here is NAME-cache) or name a bigger one; "
+    "else set a bigger spec.cache.size, or give the nodes more ephemeral storage.",
     "PodEvicted": "Look after the node; Kubernetes has made another pod.",
     "CacheNotWritable": "Let that user write to the volume of spec.cache; a folder of a node is given away with `chown 65532:65532`.",
     "OutOfMemory": "Lower maxNumSeqs or maxModelLen, choose a smaller size, a quantization, or a profile with more memory.",

@@ -59,4 +59,11 @@ def of_pod(pod: Pod, others: tuple[Pod, ...] = (), trouble: Trouble | None = Non
         or containers.waiting(pod, told or {})
         or exits.of_pod(pod)
         or containers.stuck(pod, trouble, told or {})
+        or _fallen_silent(pod)
     )
+
+
+def _fallen_silent(pod: Pod) -> Failure | None:
+    if not pod.silent:
+        return None
+    return Failure("NotAnswering", f"Pod {pod.name} was ready and does not answer its readiness probe.", pod.name, contained=True)

@@ -105,12 +105,12 @@ def within(request: Request, device: str, memory: int) -> Estimate | None:
     return None
 
 
-def refusal(request: Request, device: str, memory: int, others: tuple[str, ...]) -> Rejected:
-    """What would fit; `others` are profiles that would hold it as it is."""
+def refusal(request: Request, device: str, memory: int, others: tuple[str, ...], own: bool = False) -> Rejected:
+    """What would fit; `others` are profiles that would hold it as it is. `own`: the memory is the resource's own limit."""
     wish, model, seqs = request.wish(device), request.model, request.max_num_seqs
     needs = (
         f"Needs {gib(wish.total)} (weights {gib(wish.weights)}, keys and values {gib(wish.kv_cache)}, "
-        f"overhead {gib(wish.overhead)}) and the profile has {gib(memory)}. "
+        f"overhead {gib(wish.overhead)}) and {'resources.limits.memory is' if own else 'the profile has'} {gib(memory)}. "
     )
     longest = longest_window(request, device, memory)
     ways = [f"maxModelLen {longest}"] if longest >= min(SHORTEST, model.context) else []
@@ -119,7 +119,8 @@ def refusal(request: Request, device: str, memory: int, others: tuple[str, ...])
     ways += [f"maxNumSeqs {batch}"] if 0 < batch < seqs else []
     ways += [f"resourceProfile {name}" for name in others]
     ways += _smaller(request, device, memory)
-    way = f"What would fit: {' or '.join(ways)}." if ways else "Choose a smaller size, or ask the administrator for a bigger profile."
+    more = "raise resources.limits.memory" if own else "ask the administrator for a bigger profile"
+    way = f"What would fit: {' or '.join(ways)}." if ways else f"Choose a smaller size, or {more}."
     return Rejected("DoesNotFit", needs + way)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from jitney_operator.api import CONTAINER, TEMPLATE, Json
+
+# The kubelet may tell the end of a container after the beginning of the next one. No model is ready that soon.
+_TOLD_LATE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,17 @@ class Pod:
         return bool(self.address) and "running" in self.container.get("state", {}) and not self.leaving and not self.ready
 
     @property
+    def silent(self) -> bool:
+        """It has been ready since its process began, and misses its readiness probe now. To have passed the startup probe is not enough:
+        each start has, a moment before it is ready. What is being ended falls silent too, and is none of these."""
+        began = self.container.get("state", {}).get("running", {}).get("startedAt")
+        ready = self.condition("ContainersReady")
+        missed = self.container.get("started") and not self.container.get("ready") and ready.get("status") == "False"
+        ended = self.leaving or self.condition("DisruptionTarget").get("status") == "True"
+        since = ready.get("lastTransitionTime")
+        return bool(missed and began and since and not ended and _moment(since) > _moment(began) + _TOLD_LATE)
+
+    @property
     def being_made(self) -> bool:
         """It has a node, and its container is not made yet: images are fetched, volumes mounted, a network is given."""
         waiting = self.container.get("state", {"waiting": {"reason": "ContainerCreating"}}).get("waiting", {}).get("reason")
@@ -162,3 +177,7 @@ class Listing:
 def _condition(body: Json, kind: str) -> Json:
     conditions: list[Any] = body.get("status", {}).get("conditions", [])
     return next((entry for entry in conditions if entry.get("type") == kind), {})
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)

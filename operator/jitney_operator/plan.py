@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
-from jitney_operator import builders, conditions, drift, failures, placing
+from jitney_operator import builders, conditions, drift, failures, placing, quantities
 from jitney_operator.api import TEMPLATE, Json, ModelDeployment
 from jitney_operator.catalogue import Catalogue
 from jitney_operator.conditions import Condition, Facts, Progress
 from jitney_operator.errors import Rejected
+from jitney_operator.failure import Failure
 from jitney_operator.observed import Observed
 from jitney_operator.resolve import resolve
 from jitney_operator.settings import Settings
@@ -36,7 +38,7 @@ class Plan:
     def refused(self, error: Rejected) -> Plan:
         """The same plan after the cluster refused it, as with a name that is taken."""
         condition = conditions.rejected(error.reason, error.message)
-        return replace(self, facts=replace(self.facts, accepted=condition, applied=False))
+        return replace(self, facts=replace(self.facts, accepted=condition, applied=False, invalid=error.invalid))
 
 
 def make(mdep: ModelDeployment, observed: Observed, settings: Settings, catalogue: Catalogue, progress: Progress | None = None) -> Plan:
@@ -61,11 +63,15 @@ def _comparable(child: Json) -> Json:
 def _differs(observed: Observed, child: Json) -> bool:
     match child["kind"]:
         case "PersistentVolumeClaim":
-            # Most of a claim cannot be changed, and its owner may let it grow: made once, it is left alone.
-            return observed.claim is None
+            # Most of a claim cannot be changed, and its owner may let it grow: made once, it is only asked to be as big as the spec says.
+            return observed.claim is None or _room(child) > _room(observed.claim)
         case "Service":
             return not drift.holds(observed.service, _comparable(child))
     return not drift.holds(observed.deployment, _comparable(child))
+
+
+def _room(claim: Json) -> Decimal:
+    return quantities.parse(claim["spec"]["resources"]["requests"]["storage"])
 
 
 def _facts(
@@ -75,11 +81,20 @@ def _facts(
     current = [pod for pod in observed.pods if pod.template == template and not pod.leaving]
     pods, over = tuple(pod for pod in current if not pod.over), tuple(pod for pod in current if pod.over)
     failure = failures.of(observed, pods, over, mdep.status)
+    if progress and progress.reason not in conditions.LOADING:
+        failure, progress = _in_its_words(failure, progress), None
     if failure and progress and sum(not pod.ready for pod in pods) == 1 and _is_overcome(failure.reason, progress.line):
         failure = None
     replaces = (observed.deployment or {}).get("spec", {}).get("strategy", {}).get("type") == "Recreate"
     draining = replaces and any(pod.leaving and pod.placed and pod.template != template and not placing.lost(pod) for pod in observed.pods)
     return Facts(mdep, verdict, observed, pods, failure, applied, progress, draining)
+
+
+def _in_its_words(failure: Failure | None, said: Progress) -> Failure | None:
+    """With what the pod that fails says of itself."""
+    if failure is None or (failure.reason, failure.pod) != (said.reason, said.pod):
+        return failure
+    return replace(failure, message=f"{failure.message} It says: {said.line}.")
 
 
 def _live_template(observed: Observed) -> str | None:

@@ -43,7 +43,9 @@ REASONS: dict[str, Reason] = {
         ("Accepted",), "No profile has this name or device.", "Set `spec.resourceProfile` to one that the message lists."
     ),
     "NotAllowed": Reason(
-        ("Accepted",), "The administrator's values do not allow this image, variable or folder.", "Choose an allowed one, or ask for it."
+        ("Accepted",),
+        "The administrator's values do not allow this image, variable or folder, or `spec.args` has a flag that a field sets.",
+        "Choose an allowed one, or ask for it; set the field that the message names.",
     ),
     "NameConflict": Reason(
         ("Accepted",),
@@ -62,7 +64,8 @@ REASONS: dict[str, Reason] = {
     ),
     "ChildRefused": Reason(
         ("Accepted",),
-        "The API server refuses a child that this spec leads to; the message is the server's.",
+        "The API server refuses a child that this spec leads to; the message is the server's. Stalled where it calls the child "
+        "invalid, and not where a right, a quota or a webhook is in the way.",
         "Correct the field that the message names (often resources, scheduling or image), give the operator the right that it lacks, or "
         "put right the admission webhook that does not answer.",
     ),
@@ -127,7 +130,12 @@ REASONS: dict[str, Reason] = {
         "The pod cannot reach the hub.",
         "Check the network path from the pods to the hub, or have the administrator name a mirror of it (`config.hubEndpoint`).",
     ),
-    "DiskFull": Reason(("ModelLoaded",), "The weights do not fit the disk.", "Set a bigger `spec.cache`, or give the nodes more storage."),
+    "DiskFull": Reason(
+        ("ModelLoaded",),
+        "The weights do not fit the disk.",
+        "Where `spec.cache` is a claim, let that grow (`kubectl edit pvc`; the one made here is NAME-cache) or name a bigger one; else set "
+        "a bigger `spec.cache.size`, or give the nodes more ephemeral storage.",
+    ),
     "ModelDamaged": Reason(
         ("ModelLoaded",),
         "A file of the model is cut off, changed or missing; the message says which.",
@@ -156,6 +164,11 @@ REASONS: dict[str, Reason] = {
         ("ModelLoaded",),
         "The runtime ends again and again, or its container cannot be made; the message has its last words, or the node's.",
         "Act on the words.",
+    ),
+    "NotAnswering": Reason(
+        ("ModelLoaded",),
+        "A pod was ready and does not answer its readiness probe; the message says what it says of itself.",
+        "Look at its log and its load. Kubernetes restarts it where its liveness probe fails too.",
     ),
     "StartupTimeout": Reason(
         ("ModelLoaded",), "The model was not ready in time and was stopped.", "Raise `spec.startupTimeoutSeconds` if it needs longer."
@@ -193,12 +206,15 @@ STALLING = {
     "ModelNotFound", "SizeNotFound", "DoesNotFit", "ProfileNotFound", "NotAllowed", "NameConflict", "NotSupportedYet", "FeatureUnavailable",
     "Unauthorized", "DeadlineExceeded",
 }  # fmt: skip
+# Only where the API server calls the child invalid.
+STALLING_IF_INVALID = {"ChildRefused"}
 
 
 def page() -> str:
     """docs/status.md"""
+    stalling = STALLING | STALLING_IF_INVALID
     rows = [
-        f"| {name} | {', '.join(reason.conditions) or 'Ready'}{', Stalled' if name in STALLING else ''} | {reason.means} | {reason.do} |"
+        f"| {name} | {', '.join(reason.conditions) or 'Ready'}{', Stalled' if name in stalling else ''} | {reason.means} | {reason.do} |"
         for name, reason in sorted(REASONS.items())
     ]
     return "\n".join([_HEAD, *rows, ""])

@@ -129,7 +129,8 @@ class Reconciler:
             if not error.final:
                 raise
             # The person must know, whatever the next attempts bring.
-            return wish.refused(Rejected("ChildRefused", f"The cluster refuses what this needs: {error.message}")), True
+            refusal = Rejected("ChildRefused", f"The cluster refuses what this needs: {error.message}", invalid=error.invalid)
+            return wish.refused(refusal), True
         # With the answers in the store the status is of what is there now: no event may follow that would tell it.
         return (self._plan(mdep) if wish.changes else wish), False
 

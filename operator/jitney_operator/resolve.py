@@ -15,6 +15,22 @@ from jitney_operator.settings import Profile, Settings
 from jitney_operator.words import clipped
 
 MOUNT = "/mnt/model"
+# Flags that args may not give, with the field that sets them: the status would tell of the field, and the runtime do what the flag says.
+# Every image is given the operator's own, so they mean the same in each.
+FIELD_OF = {
+    "--model": "spec.model",
+    "--revision": "spec.revision",
+    "--served-model-name": "spec.servedModelName",
+    "--max-num-seqs": "spec.maxNumSeqs",
+    "--max-model-len": "spec.maxModelLen",
+    "--quantization": "spec.quantization",
+    "--device": "spec.device",
+    "--drain-seconds": "spec.rollout.drainSeconds",
+}
+# Where the operator and the kubelet look for the runtime and for its last words.
+OPERATORS = {"--host", "--port", "--termination-log"}
+# As much as the status has room for.
+MOST_GPUS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +42,7 @@ class Resolved:
     source: Json | None
     image: str
     profile: Profile
+    gpus: int
     model: Model | None
     estimate: Estimate | None
     max_model_len: int | None
@@ -33,15 +50,11 @@ class Resolved:
     explanation: str = ""
     hub: str = ""
 
-    @property
-    def device(self) -> str:
-        return self.profile.device
-
     def echo(self, mdep: ModelDeployment) -> Json:
         """status.resolved"""
         found: Json = {"generation": mdep.generation, "asks": mdep.asks, "servedModelName": mdep.spec.served_model_name}
         found |= {"repository": self.reference, "image": self.image}
-        found |= {"profile": self.profile.name, "device": self.device, "gpus": self.profile.gpus}
+        found |= {"profile": self.profile.name, "device": device_of(mdep.spec, self.profile), "gpus": self.gpus}
         if self.revision:
             found["revision"] = self.revision
         if self.model:
@@ -61,6 +74,8 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
     spec, kept = mdep.spec, _kept(mdep)
     refuse_unavailable(mdep, settings)
     permits.check(spec, settings.allow)
+    if not kept:
+        refuse_flags_of_fields(spec)
     model, reference, source = _known(spec, kept, catalogue) if kept else find_model(spec, catalogue)
     request = Request(model, spec.max_num_seqs, spec.max_model_len, form(spec)) if model else None
     placed = _as_before(spec, kept, request, settings)
@@ -75,7 +90,7 @@ def resolve(mdep: ModelDeployment, settings: Settings, catalogue: Catalogue) -> 
     revision = kept.get("revision") if kept else spec.revision or (model.revision if model else None)
     window = estimate.max_model_len if estimate else spec.max_model_len or kept.get("maxModelLen")
     hub = "" if source or spec.model.startswith("file://") else settings.hub_endpoint
-    return Resolved(reference, source, image, profile, model, estimate, window, revision, explanation, hub)
+    return Resolved(reference, source, image, profile, gpus_of(spec, profile), model, estimate, window, revision, explanation, hub)
 
 
 def _known(spec: Spec, kept: Json, catalogue: Catalogue) -> tuple[Model | None, str, Json | None]:
@@ -108,23 +123,41 @@ def form(spec: Spec) -> str:
     if spec.quantization != "none":
         return spec.quantization
     found = {entry["name"]: entry.get("value") for entry in spec.env}
-    flags = dict(pairwise(part for argument in spec.args for part in argument.split("=", 1)))
+    flags = _flags(spec)
     dtype, kernel = (flags.get(f"--{name}") or found.get(f"JITNEY_{name.upper()}") or "auto" for name in ("dtype", "kernel"))
     if dtype != "float32" and kernel in ("plain", "onednn"):
         return "plain" if dtype == "auto" else "narrow"
     return "float32" if dtype == "float32" else "none"
 
 
+def _flags(spec: Spec) -> dict[str, str]:
+    """What args say, in both spellings; of several the last one holds."""
+    return dict(pairwise(part for argument in spec.args for part in argument.split("=", 1)))
+
+
+def device_of(spec: Spec, profile: Profile) -> str:
+    """Where the model computes: --device cpu in args leaves the profile's GPU idle, which then may be one on paper."""
+    return "cpu" if _flags(spec).get("--device") == "cpu" else profile.device
+
+
 def _why(profile: Profile, tried: tuple[Profile, ...], estimate: Estimate | None, spec: Spec, settings: Settings) -> str:
     """Why this profile was chosen for the person; empty where the person named it."""
-    passed_over, named = tried[: tried.index(profile)], f"{profile.name} ({gib(profile.memory)})"
+    passed_over = tried[: tried.index(profile)]
     if spec.profile is not None:
         return ""
     if passed_over:
-        return f"{named} holds the model and {', '.join(f'{other.name} ({gib(other.memory)})' for other in passed_over)} would not."
+        return f"{_measured(spec, profile)} holds the model and {', '.join(_measured(spec, other) for other in passed_over)} would not."
     if profile.name == settings.default_profile:
         return f"{profile.name} is the administrator's default."
-    return f"{named} is the smallest that holds it." if estimate else f"{named} is the smallest; what the model needs is not known."
+    if not estimate:
+        return f"{profile.name} ({gib(profile.memory)}) is the smallest; what the model needs is not known."
+    return f"{_measured(spec, profile)} is the smallest that holds it."
+
+
+def _measured(spec: Spec, profile: Profile) -> str:
+    """With the memory that it was measured by, and whose that is."""
+    whose = " by resources.limits.memory" if _limits_itself(spec, profile) else ""
+    return f"{profile.name} ({gib(memory_of(spec, profile))}{whose})"
 
 
 def _narrowed(request: Request | None, estimate: Estimate | None) -> str:
@@ -145,21 +178,32 @@ def refuse_unavailable(mdep: ModelDeployment, settings: Settings) -> None:
         )
 
 
+def refuse_flags_of_fields(spec: Spec) -> None:
+    """The runtime takes no abbreviated flags."""
+    for flag in (argument.partition("=")[0] for argument in spec.args):
+        if flag in OPERATORS:
+            raise Rejected("NotAllowed", f"spec.args: {flag} is the operator's own: take it out.")
+        if flag in FIELD_OF and not (flag == "--device" and _flags(spec).get(flag) == "cpu"):
+            raise Rejected("NotAllowed", f"spec.args: {flag} is set by {FIELD_OF[flag]}: take it out, and set that field.")
+
+
 def place(spec: Spec, profiles: tuple[Profile, ...], request: Request | None, settings: Settings) -> tuple[Profile, Estimate | None]:
     """The first of these that holds what is asked for; Rejected says what would fit. What is not known is not measured."""
     if request is None:
         return profiles[0], None
     request.check()
     for profile in profiles:
-        estimate = fit.within(request, profile.device, memory_of(spec, profile))
+        estimate = _held(request, spec, profile)
         if estimate:
             return profile, estimate
-    largest = max(profiles, key=lambda profile: profile.memory)
+    largest = max(profiles, key=lambda profile: memory_of(spec, profile))
     others = (profile for profile in _of_device(spec, settings) if profile not in profiles)
-    fitting = tuple(
-        f"{profile.name} ({gib(profile.memory)})" for profile in others if fit.within(request, profile.device, memory_of(spec, profile))
-    )
-    raise fit.refusal(request, largest.device, memory_of(spec, largest), fitting)
+    fitting = tuple(_measured(spec, profile) for profile in others if _held(request, spec, profile))
+    raise fit.refusal(request, device_of(spec, largest), memory_of(spec, largest), fitting, _limits_itself(spec, largest))
+
+
+def _held(request: Request, spec: Spec, profile: Profile) -> Estimate | None:
+    return fit.within(request, device_of(spec, profile), memory_of(spec, profile))
 
 
 def candidates(spec: Spec, settings: Settings) -> tuple[Profile, ...]:
@@ -205,14 +249,42 @@ def find_model(spec: Spec, catalogue: Catalogue) -> tuple[Model | None, str, Jso
 
 
 def memory_of(spec: Spec, profile: Profile) -> int:
-    """Bytes the model may take: the GPU's, or the pod's limit where the person set another one."""
-    limit = spec.resources.get("limits", {}).get("memory")
-    if profile.device == "cuda" or limit is None:
+    """Bytes the model may take: the GPU's, or the pod's limit where the person set another one, or leaves the GPU idle."""
+    if device_of(spec, profile) == "cuda":
         return profile.memory
+    limits = compute(spec, profile).get("limits", {})
+    # A profile's memory is that of its GPU, or what the administrator counts with on a CPU.
+    limited = "memory" in limits and (profile.device == "cuda" or _limits_itself(spec, profile))
+    return _amount(limits, "memory") if limited else profile.memory
+
+
+def _limits_itself(spec: Spec, profile: Profile) -> bool:
+    """The model is measured by the resource's own limit, not by the profile's memory."""
+    return device_of(spec, profile) == "cpu" and "memory" in spec.resources.get("limits", {})
+
+
+def compute(spec: Spec, profile: Profile) -> dict[str, dict[str, str]]:
+    """The container's requests and limits: the person's replace the profile's, name by name."""
+    gpus = {profile.gpu_resource: profile.gpus} if profile.gpus else {}
+    wanted = {
+        "requests": profile.requests | gpus | spec.resources.get("requests", {}),
+        "limits": profile.limits | gpus | spec.resources.get("limits", {}),
+    }
+    return {name: {key: str(value) for key, value in amounts.items()} for name, amounts in wanted.items() if amounts}
+
+
+def gpus_of(spec: Spec, profile: Profile) -> int:
+    """How many one pod holds, whole ones and parts (nvidia.com/mig-1g.10gb)."""
+    limits = compute(spec, profile).get("limits", {})
+    names = (name for name in limits if name == profile.gpu_resource or name.startswith("nvidia.com/"))
+    return min(MOST_GPUS, sum(_amount(limits, name) for name in names))
+
+
+def _amount(limits: dict[str, str], name: str) -> int:
     try:
-        return size(limit)
+        return size(limits[name])
     except ValueError as error:
-        raise Rejected("DoesNotFit", f"resources.limits.memory: {error}.") from error
+        raise Rejected("DoesNotFit", f"resources.limits.{name}: {error}.") from error
 
 
 def _kept(mdep: ModelDeployment) -> Json:

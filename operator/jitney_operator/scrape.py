@@ -1,4 +1,4 @@
-"""Asks loading pods how far they are: `GET /readyz` of the runtime, which tells it from the first second on."""
+"""Asks pods that are not ready how far they are, or what is wrong: `GET /readyz` of the runtime, which says so from the first second on."""
 
 from __future__ import annotations
 
@@ -101,15 +101,19 @@ def _now() -> float:
 async def _progress_of(asking: Asking, pod: Pod) -> Progress | None:
     body = await asking.ask(pod, "/readyz", _MOST)
     try:
-        return None if body is None else _read(json.loads(body))
+        return None if body is None else _read(json.loads(body), pod)
     except (ValueError, RecursionError):
         return None
 
 
-def _read(body: Any) -> Progress | None:
-    """None for anything but a runtime on its way: the pod's image may be somebody's own."""
+def _read(body: Any, pod: Pod) -> Progress | None:
+    """None for anything but a runtime on its way, or one that served and fails: the pod's image may be somebody's own."""
     if not isinstance(body, dict):
         return None
+    if pod.silent:
+        # A start that fails ends, and its last words tell more.
+        words = str(body.get("progress", ""))[:256]
+        return Progress("NotAnswering", words, pod.name) if body.get("status") == "failed" and words else None
     if body.get("status") == "ready":
         return Progress("WarmingUp", "waiting for the readiness probe")
     reason = body.get("reason")

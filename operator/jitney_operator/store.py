@@ -105,13 +105,13 @@ class Store:
         return [mdep for key in self.all_keys() if (mdep := self.model_deployment(key))]
 
     def loading(self) -> dict[Key, Pod]:
-        """Of each resource the first pod whose runtime is up and not ready yet."""
+        """Of each resource the first pod whose runtime is up and not ready."""
         return {key: pod for key in self._objects.get("Pod", {}) if (pod := self.starting(key))}
 
     def starting(self, key: Key) -> Pod | None:
-        """The first pod of this resource whose runtime is up and not ready yet."""
+        """The first pod of this resource whose runtime is up and not ready; one that served before only where no other is on its way."""
         pods = map(Pod, self._objects.get("Pod", {}).get(key, {}).values())
-        return min((pod for pod in pods if pod.starting), key=lambda pod: pod.name, default=None)
+        return min((pod for pod in pods if pod.starting), key=lambda pod: (pod.silent, pod.name), default=None)
 
     def stuck(self) -> dict[Key, list[Pod]]:
         """Pods that have a node and wait there for something that their status does not name."""

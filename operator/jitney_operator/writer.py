@@ -93,7 +93,7 @@ def _refuse_foreign(live: Json, child: Json, owner: ModelDeployment) -> None:
         raise Rejected("NameConflict", f"This waits: {earlier}. Its finalizers: {held}.")
     if not controllers and live["metadata"].get("labels", {}).get(LABEL) == owner.name:
         return
-    what = f"A {child['kind']} named {owner.name} exists in this namespace and is not ours"
+    what = f"A {child['kind']} named {child['metadata']['name']} exists in this namespace and is not ours"
     raise Rejected("NameConflict", f"{what}; remove it or give this ModelDeployment another name.")
 
 

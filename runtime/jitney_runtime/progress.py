@@ -1,4 +1,4 @@
-"""How far the start has come, in words that the resource shows. Written by the loading thread, read by the event loop."""
+"""How far the start has come, in words that the resource shows. Written where the model is loaded, read by the event loop."""
 
 from __future__ import annotations
 

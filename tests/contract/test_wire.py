@@ -61,8 +61,22 @@ def test_where_the_model_is(model: str, reference: str):
     assert read_by_the_runtime(model=model).model == reference
 
 
-def test_the_persons_arguments_win():
-    assert read_by_the_runtime(maxNumSeqs=4, args=["--max-num-seqs", "9"]).max_num_seqs == 9
+def test_the_persons_arguments_come_last():
+    found = read_by_the_runtime(resourceProfile="gpu", args=["--device=cpu", "--max-waiting", "9"])
+    assert (found.device, found.max_waiting) == ("cpu", 9)
+
+
+def test_flags_that_are_refused_are_the_runtimes_and_all_that_the_operator_gives():
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(RuntimeSettings).parameters}
+    refused = resolve.FIELD_OF.keys() | resolve.OPERATORS
+    given = {word for word in container(revision="v1", maxModelLen=4096)["args"] if word.startswith("--")}
+    assert given <= refused <= known
+
+
+def test_the_runtime_takes_no_abbreviation_of_them(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        read_by_the_runtime(args=["--max-num", "9"])
+    assert "unrecognized arguments: --max-num 9" in capsys.readouterr().err
 
 
 def test_a_gpu_profile_asks_for_cuda():

@@ -129,6 +129,8 @@ ACCEPTED: list[dict[str, Any]] = [
     {"model": MODEL, "rollout": {"drainSeconds": 86400}},
     {"model": MODEL, "rollout": {"maxSurge": 0}},
     {"model": MODEL, "rollout": {"maxSurge": 1000}},
+    {"model": MODEL, "rollout": {"strategy": "RollingUpdate", "maxSurge": 1}},
+    {"model": MODEL, "rollout": {"strategy": "Recreate"}},
     {"model": MODEL, "autoscaling": {"minReplicas": 0, "maxReplicas": 3, "scaleDownDelaySeconds": 0}},
     {"model": MODEL, "size": 10000},
     {"model": MODEL, "size": "99999.9999"},
@@ -238,6 +240,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model": MODEL, "rollout": {"drainSeconds": 86401}}, "less than or equal to 86400"),
     ({"model": MODEL, "rollout": {"maxSurge": -1}}, "greater than or equal to 0"),
     ({"model": MODEL, "rollout": {"maxSurge": 1001}}, "less than or equal to 1000"),
+    *[
+        ({"model": MODEL, "rollout": {"strategy": "Recreate", "maxSurge": surge}}, "maxSurge means nothing with strategy Recreate")
+        for surge in (0, 1)
+    ],
     ({"model": MODEL, "scheduling": {"tolerations": [{"operator": "In"}]}}, 'supported values: "Exists", "Equal"'),
     ({"model": MODEL, "scheduling": {"tolerations": [{"effect": "Never"}]}}, '"NoSchedule", "PreferNoSchedule", "NoExecute"'),
     ({"model": MODEL, "autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "minReplicas may not be above maxReplicas"),

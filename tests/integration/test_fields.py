@@ -69,7 +69,7 @@ EVERYTHING: dict[str, Any] = {
         {"name": "SETTING", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "b"}}},
         {"name": "HF_HOME", "value": "/mnt/hub"},
     ],
-    "args": ["--max-num-seqs", "2", "--log-level", "debug"],
+    "args": ["--max-waiting", "2", "--log-level", "debug"],
     "startupTimeoutSeconds": 901,
     "resources": {"requests": {"cpu": "500m"}, "limits": {"memory": "3Gi"}},
     "scheduling": {
@@ -120,7 +120,7 @@ def test_every_field_reaches_the_pods(namespace: Namespace, operator: Operator):
         "HF_HOME": "/mnt/hub",
     }
     ours, theirs = container["args"][: -len(EVERYTHING["args"])], container["args"][-len(EVERYTHING["args"]) :]
-    assert theirs == EVERYTHING["args"], "the last one wins"
+    assert theirs == EVERYTHING["args"]
     flags = dict(zip(ours[::2], ours[1::2], strict=True))
     wanted = {"--served-model-name": "team/chat", "--max-model-len": "1024", "--max-num-seqs": "8", "--revision": "v1"}
     assert flags == flags | wanted | {"--drain-seconds": "30", "--device": "cpu"}
@@ -214,7 +214,7 @@ def test_the_way_of_a_rollout_changes_on_a_living_resource(namespace: Namespace,
     operator.until(lambda: strategy(namespace) == {"type": "Recreate"})
     namespace.update(rollout={"strategy": "RollingUpdate", "maxSurge": 0})
     operator.until(lambda: strategy(namespace) == rolling(0, 1))
-    namespace.update(rollout={"strategy": "Recreate"})
+    namespace.update(rollout={"strategy": "Recreate", "maxSurge": None})
     operator.until(lambda: strategy(namespace) == {"type": "Recreate"})
     assert namespace.condition("Accepted")["status"] == "True"
 
@@ -321,6 +321,27 @@ def test_gpus_only_where_the_profile_has_them(namespace: Namespace, operator: Op
     assert spec["tolerations"] == [*CONFIGURATION["profiles"]["nvidia-gpu"]["tolerations"], *TOLERATIONS]
     assert spec["nodeSelector"] == {"gpu": "yes", "disk": "fast"}
     assert strategy(namespace) == rolling(0, 1), "a GPU is seldom spare"
+
+
+def test_a_flag_of_a_field_is_told_to_be_one(namespace: Namespace, operator: Operator):
+    namespace.create(**SMALL, args=["--max-num-seqs", "512"])
+    operator.until(lambda: namespace.reason() == "NotAllowed")
+    accepted = namespace.condition("Accepted")
+    assert (accepted["reason"], accepted["message"]) == (
+        "NotAllowed",
+        "spec.args: --max-num-seqs is set by spec.maxNumSeqs: take it out, and set that field.",
+    )
+    namespace.update(args=None, maxNumSeqs=512, maxModelLen=64, resourceProfile="cpu")
+    operator.until(lambda: namespace.condition("Accepted")["status"] == "True")
+
+
+def test_gpus_of_the_resources_own_limits_are_told(namespace: Namespace, operator: Operator):
+    own = {"nvidia.com/gpu": "1"}
+    namespace.create(**SMALL, resourceProfile="cpu", resources={"requests": own, "limits": own})
+    operator.until(lambda: children.deployment(namespace))
+    operator.until(lambda: "resolved" in namespace.get()["status"])
+    assert namespace.get()["status"]["resolved"]["gpus"] == 1
+    assert strategy(namespace) == rolling(0, 1)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

@@ -209,6 +209,13 @@ def test_what_cannot_become_ready_has_failed(namespace: Namespace, operator: Ope
     assert said() == ("Failed", "Degraded")
 
 
+def test_a_child_that_is_invalid_has_failed(namespace: Namespace, operator: Operator, said: Said):
+    """More memory asked for than the profile's limit allows."""
+    namespace.create(**SMALL, resources={"requests": {"memory": "900Gi"}})
+    operator.until(lambda: reason(namespace) == "ChildRefused")
+    assert said() == ("Failed", "Degraded")
+
+
 def test_a_failure_that_may_pass_is_on_its_way(namespace: Namespace, operator: Operator, said: Said):
     namespace.create(**SMALL)
     operator.until(lambda: children.deployment(namespace))

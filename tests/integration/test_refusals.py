@@ -47,6 +47,37 @@ def own(namespace: Namespace, name: str | None) -> None:
     namespace.kubectl("patch", "deployment", "chat", "--type=merge", "-p", json.dumps({"metadata": {"ownerReferences": owners}}))
 
 
+CACHE = {"type": "PersistentVolumeClaim", "size": "1Gi"}
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_cache_that_comes_back_bigger(plane: ControlPlane, namespace: Namespace, tmp_path: Path, grows: bool):
+    """Its claim has stayed. It grows where its storage can, and else the server says why it cannot."""
+    storage = {"provisioner": "example.com/none", "allowVolumeExpansion": grows, "metadata": {"name": namespace.name}}
+    body = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", **storage}
+    namespace.kubectl("create", "-f", "-", input=json.dumps(body))
+    with Operator(plane.kubeconfig, namespace.name, tmp_path / "log") as operator:
+        namespace.create(**SMALL, cache=CACHE)
+        operator.until(lambda: children.settled(namespace))
+        bind(namespace, "chat-cache")
+        namespace.update(cache=None)
+        operator.until(lambda: namespace.get()["status"]["observedGeneration"] == 2)
+        namespace.update(cache=CACHE | {"size": "2Gi"})
+        operator.until(lambda: namespace.get()["status"]["observedGeneration"] == 3)
+        asked = namespace.kubectl("get", "pvc", "chat-cache", "-o", "jsonpath={.spec.resources.requests.storage}")
+        assert (asked, namespace.condition("Accepted")["status"]) == (("2Gi", "True") if grows else ("1Gi", "False"))
+        if not grows:
+            assert "the storageclass that provisions the pvc must support resize" in namespace.condition("Accepted")["message"]
+    namespace.kubectl("delete", "storageclass", namespace.name)
+
+
+def bind(namespace: Namespace, claim: str) -> None:
+    """As the controllers of a cluster would: of the namespace's own StorageClass."""
+    namespace.kubectl("patch", "pvc", claim, "--type=merge", "-p", json.dumps({"spec": {"storageClassName": namespace.name}}))
+    status = {"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}}
+    namespace.kubectl("patch", "pvc", claim, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+
+
 def test_a_namespace_that_is_going_away(proxy: Proxy, namespace: Namespace, tmp_path: Path):
     """Nothing can be made there any more. No controller empties it here, so it stays like that."""
     leaving = Namespace(namespace.plane, f"{namespace.name}-leaving")
@@ -104,6 +135,7 @@ def test_a_quota_that_forbids_a_child_is_named(plane: ControlPlane, namespace: N
         namespace.create(**SMALL)
         operator.until(lambda: namespace.reason() == "ChildRefused")
         assert "exceeded quota: stingy" in namespace.condition("Accepted")["message"]
+        assert not namespace.condition("Stalled"), "there may be room again"
         assert not namespace.kubectl("get", "deployments", "-o", "name")
         namespace.kubectl("delete", "resourcequota", "stingy")
         operator.until(lambda: children.settled(namespace), 40)

@@ -11,8 +11,10 @@ import pytest
 from jitney_operator import builders, drift, failures, fit, plan, resolve
 from jitney_operator.api import TEMPLATE, ModelDeployment
 from jitney_operator.catalogue import Catalogue
+from jitney_operator.errors import ClusterError, Rejected
 from jitney_operator.observed import Observed, Pod, Trouble
 from jitney_operator.settings import Profile, Settings
+from jitney_operator.writer import Writer
 from support.plans import CATALOGUE, GI, NOW, SETTINGS, SMALL, conditions, make, resource, running
 
 
@@ -160,6 +162,70 @@ def test_what_is_not_accepted(spec: dict[str, Any], reason: str, said: str):
     assert conditions(status)["Accepted"] == ("False", reason)
     assert conditions(status)["Stalled"] == ("True", reason)
     assert said in status["conditions"][0]["message"]
+
+
+@pytest.mark.parametrize("more", [{}, {"image": "registry.example/another-build:1"}], ids=["the runtime's image", "a person's"])
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        *[
+            ([flag, "7"], f"spec.args: {flag} is set by {field}: take it out, and set that field.")
+            for flag, field in resolve.FIELD_OF.items()
+        ],
+        *[([f"{flag}=7"], f"spec.args: {flag} is the operator's own: take it out.") for flag in ("--host", "--port", "--termination-log")],
+        (["--log-level", "debug", "--max-num-seqs=512"], "--max-num-seqs is set by spec.maxNumSeqs"),
+        (["--device", "cuda"], "--device is set by spec.device"),
+        (["--device=cpu", "--device=cuda"], "--device is set by spec.device"),
+        (["--device"], "--device is set by spec.device"),
+    ],
+)
+def test_a_flag_that_a_field_sets_is_refused_in_favour_of_the_field(args: list[str], said: str, more: dict[str, Any]):
+    wish = make(resource(**SMALL, **more, args=args))
+    assert wish.changes == ()
+    status = wish.status(NOW)
+    assert conditions(status)["Accepted"] == ("False", "NotAllowed")
+    assert said in status["conditions"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    "args", [["--max-waiting", "7"], ["--chat-template=--port"], ["--stop=--max-num-seqs=1"], ["--model-x", "--portable"]]
+)
+def test_other_flags_are_handed_on_behind_the_operators(args: list[str]):
+    container = make(resource(**SMALL, args=args)).changes[1]["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"][-len(args) :] == args
+
+
+def test_a_flag_of_a_field_that_an_earlier_version_took_stays_until_the_spec_changes(monkeypatch: pytest.MonkeyPatch):
+    spec = SMALL | {"args": ["--max-num-seqs", "512"]}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(resolve, "refuse_flags_of_fields", lambda spec: None)
+        first = make(resource(**spec))
+    again = make(resource(first.status(NOW), **spec))
+    assert (again.resolved, again.changes) == (first.resolved, first.changes)
+    before = again.status(NOW)
+    before["resolved"]["generation"] = 0
+    changed = make(resource(before, **spec, maxModelLen=1024)).status(NOW)
+    assert conditions(changed)["Accepted"] == ("False", "NotAllowed")
+
+
+def test_a_gpu_that_is_left_idle_is_told_so():
+    """The processor computes, in the pod's memory."""
+    spec = SMALL | {"maxModelLen": 1024, "resourceProfile": "gpu", "args": ["--device", "cpu"]}
+    wish = make(resource(**spec))
+    found = wish.resolved or {}
+    assert (found["device"], found["gpus"], found["breakdown"]["weights"]) == ("cpu", 1, "0.30Gi")
+    container = wish.changes[1]["spec"]["template"]["spec"]["containers"][0]
+    assert container["args"][-2:] == ["--device", "cpu"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    refused = make(resource(**spec, resources={"limits": {"memory": "512Mi"}})).status(NOW)
+    assert conditions(refused)["Accepted"] == ("False", "DoesNotFit")
+    assert "and resources.limits.memory is 0.50Gi." in refused["conditions"][0]["message"]
+
+
+def test_beside_an_idle_gpu_a_model_is_measured_by_the_pods_limit():
+    gpu = Profile("gpu", "cuda", 24 * GI, gpus=1, limits={"memory": "1Gi"})
+    assert resolve.memory_of(resource(**SMALL).spec, gpu) == 24 * GI
+    assert resolve.memory_of(resource(**SMALL, args=["--device=cpu"]).spec, gpu) == GI
 
 
 @pytest.mark.parametrize(
@@ -452,6 +518,38 @@ def test_the_smallest_profile_is_taken_where_it_holds_the_model():
     assert found["explanation"] == "cpu (4.00Gi) is the smallest that holds it."
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("8Gi", "cpu (8.00Gi by resources.limits.memory) is the smallest that holds it."),
+        ("512Mi", "gpu (24.00Gi) holds the model and cpu (0.50Gi by resources.limits.memory) would not."),
+    ],
+)
+def test_the_explanation_has_the_memory_that_was_compared(limit: str, said: str):
+    found = make(resource(**SMALL, maxModelLen=2048, resources={"limits": {"memory": limit}})).resolved or {}
+    assert found["explanation"] == said
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (
+            SMALL | {"resourceProfile": "cpu", "maxModelLen": 2048},
+            "and resources.limits.memory is 0.50Gi. What would fit: resourceProfile gpu (24.00Gi).",
+        ),
+        ({"model": "qwen1.5-chat", "size": 7, "device": "cpu"}, "Choose a smaller size, or raise resources.limits.memory."),
+        # A GPU is the largest of what was tried, whatever the profiles for a CPU have.
+        ({"model": "qwen2.5-instruct", "size": 72}, "and the profile has 24.00Gi."),
+    ],
+)
+def test_a_refusal_has_the_memory_that_was_compared(spec: dict[str, Any], said: str):
+    large = replace(SETTINGS, profiles={**SETTINGS.profiles, "large": Profile("large", "cpu", 64 * GI)})
+    mdep = resource(**spec, resources={"limits": {"memory": "512Mi"}})
+    status = plan.make(mdep, Observed(), large, CATALOGUE).status(NOW)
+    assert conditions(status)["Accepted"] == ("False", "DoesNotFit")
+    assert said in status["conditions"][0]["message"]
+
+
 def test_a_profile_that_was_named_needs_no_explanation():
     assert "explanation" not in (make(resource(**SMALL, maxModelLen=2048, resourceProfile="gpu")).resolved or {})
 
@@ -522,15 +620,61 @@ def test_where_downloads_go(cache: dict[str, Any] | None, source: dict[str, Any]
     assert volume(make(resource(**SMALL, **({"cache": cache} if cache else {}))), "cache") == source
 
 
-def test_a_made_claim_is_made_once_and_its_pods_never_overlap():
+def test_a_made_claim_is_made_once_and_its_pods_overlap_only_where_that_is_asked_for():
     mdep = resource(**SMALL, cache={"type": "PersistentVolumeClaim", "size": "20Gi"})
     claim, service, deployment = make(mdep).changes
     assert (claim["kind"], claim["metadata"]["name"], service["kind"]) == ("PersistentVolumeClaim", "chat-cache", "Service")
     assert claim["metadata"]["ownerReferences"][0]["uid"] == "u1"
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    surging = make(resource(**SMALL, cache={"type": "PersistentVolumeClaim", "size": "20Gi"}, rollout={"maxSurge": 1})).changes[-1]
+    assert surging["spec"]["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     grown = copy.deepcopy(claim)
     grown["spec"]["resources"]["requests"]["storage"] = "40Gi"
     assert make(mdep, Observed(deployment, service, claim=grown)).changes == ()
+
+
+@pytest.mark.parametrize(("there", "asked"), [("1Gi", True), ("19.9Gi", True), ("20480Mi", False), ("20Gi", False), ("21Gi", False)])
+def test_a_made_claim_that_is_smaller_than_the_spec_says_is_asked_to_grow(there: str, asked: bool):
+    """The cache was taken out of the spec and came back bigger, and its claim had stayed."""
+    mdep = resource(**SMALL, cache={"type": "PersistentVolumeClaim", "size": "20Gi"})
+    claim, service, deployment = make(mdep).changes
+    live = copy.deepcopy(claim)
+    live["spec"]["resources"]["requests"]["storage"] = there
+    assert make(mdep, Observed(deployment, service, claim=live)).changes == ((claim,) if asked else ())
+
+
+def test_the_address_is_told_where_the_service_is_ours():
+    mdep = resource(**SMALL)
+    observed = running(mdep)
+    assert make(mdep, observed).status(NOW)["url"] == "http://chat.team.svc/v1"
+    assert "url" not in make(mdep, replace(observed, service=None)).status(NOW)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "stalls"),
+    [
+        (422, "must be less than or equal to memory limit", True),
+        (400, "cannot be handled as a Deployment", True),
+        (500, ".spec.template.spec.affinity.nodeAffinity.sometimes: field not declared in schema", True),
+        (403, "exceeded quota: stingy", False),
+        (500, 'failed calling webhook "gone.example.com"', False),
+    ],
+)
+def test_a_refused_child_stalls_where_only_a_person_can_help(status: int, words: str, stalls: bool):
+    error = ClusterError(status, words)
+    assert error.final
+    found = conditions(make(resource(**SMALL)).refused(Rejected("ChildRefused", words, invalid=error.invalid)).status(NOW))
+    assert found["Accepted"] == ("False", "ChildRefused")
+    assert found.get("Stalled") == (("True", "ChildRefused") if stalls else None)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("Service", "chat"), ("PersistentVolumeClaim", "chat-cache")])
+async def test_an_object_of_somebody_elses_is_called_by_its_own_name(kind: str, name: str):
+    mdep = resource(**SMALL, cache={"type": "PersistentVolumeClaim", "size": "20Gi"})
+    (child,) = (child for child in make(mdep).changes if child["kind"] == kind)
+    writer = Writer(None, None, None)  # type: ignore[arg-type]
+    with pytest.raises(Rejected, match=f"A {kind} named {name} exists in this namespace and is not ours"):
+        await writer.apply(child, mdep, {"metadata": {"name": name}})
 
 
 @pytest.mark.parametrize(
@@ -540,6 +684,32 @@ def test_a_made_claim_is_made_once_and_its_pods_never_overlap():
 def test_how_many_pods_there_may_be_during_a_rollout(spec: dict[str, Any], surge: int, unavailable: int):
     deployment = make(resource(**SMALL, **spec)).changes[-1]
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": surge, "maxUnavailable": unavailable}
+
+
+@pytest.mark.parametrize(
+    ("profile", "limits", "gpus", "surge"),
+    [
+        ("gpu", {}, 1, 0),
+        ("gpu", {"nvidia.com/gpu": 4}, 4, 0),
+        ("gpu", {"nvidia.com/gpu": "0"}, 0, 1),
+        ("cpu", {}, 0, 1),
+        ("cpu", {"nvidia.com/gpu": "1"}, 1, 0),
+        ("cpu", {"nvidia.com/mig-1g.10gb": 2}, 2, 0),
+        ("cpu", {"rdma/hca": 1}, 0, 1),
+        # What no node has and the status has no room for.
+        ("cpu", {"nvidia.com/gpu": "1e20"}, resolve.MOST_GPUS, 0),
+    ],
+)
+def test_the_gpus_are_those_that_the_pod_holds(profile: str, limits: dict[str, Any], gpus: int, surge: int):
+    wish = make(resource(**SMALL, resourceProfile=profile, resources={"requests": limits, "limits": limits}))
+    assert (wish.resolved or {})["gpus"] == gpus
+    assert wish.changes[-1]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == surge
+
+
+def test_an_absurd_number_of_gpus_is_not_accepted():
+    status = make(resource(**SMALL, resources={"limits": {"nvidia.com/gpu": "1e999999"}})).status(NOW)
+    assert conditions(status)["Accepted"] == ("False", "DoesNotFit")
+    assert "resources.limits.nvidia.com/gpu" in status["conditions"][0]["message"]
 
 
 def test_what_a_generation_came_to_mean_outlives_another_configuration():
@@ -891,7 +1061,7 @@ def test_a_container_that_never_ran_is_told_the_same_way_whichever_place_the_kub
 
 
 def test_an_old_end_is_no_failure_of_a_pod_that_ran_since():
-    """It misses a probe for a moment."""
+    """What it misses its probe for is told where it has been ready (test_silent.py)."""
     mdep = resource(**SMALL)
     last = {"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}
     assert make(mdep, running(mdep, {"state": {"running": {}}, "started": True, **last}, Ready="False")).facts.failure is None

@@ -76,7 +76,7 @@ class _Graph(NamedTuple):
 
 
 class StepGraphs:
-    """All graphs of one model. Recorded on the loading thread, run on the engine's."""
+    """All graphs of one model. Recorded where the model is loaded, run on the engine's."""
 
     def __init__(
         self, logits: Callable[[StepPlan], torch.Tensor], rows: int, longest: int, spare: int, block_size: int, device: torch.device

@@ -1,4 +1,4 @@
-"""From settings to a warmed-up model: device, weights, KV memory, tokenizer. Runs on the loading thread; every failure is a StartError."""
+"""From settings to a warmed-up model: device, weights, KV memory, tokenizer. Before the engine's thread; every failure is a StartError."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _RECORDED_TOKENS = 1024
 
 
 class TorchRunner:
-    """Implements ModelRunner. Made on the loading thread, used on the engine's thread only. `dtype` is that of keys and values."""
+    """Implements ModelRunner. Made where the model is loaded, used on the engine's thread only. `dtype` is that of keys and values."""
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype, block_size: int, kernel: str = "auto") -> None:
         self.model = model

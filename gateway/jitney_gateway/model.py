@@ -13,6 +13,8 @@ Json = dict[str, Any]
 CREATING, LOADING, READY, ERROR, UPDATING = "CREATING", "LOADING", "READY", "ERROR", "UPDATING"
 # Xinference's words for one replica.
 STATES = {CREATING: "registering", LOADING: "loading", READY: "ready", ERROR: "error", UPDATING: "loading"}
+# The operator's reasons for Ready where no replica is wanted, for which Xinference has no word.
+IDLE = {"ScaledToZero": "asleep", "Suspended": "suspended"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,12 @@ class Model:
         }
         nothing = ("completed", "total", "plan", "status")
         return {**told, "download_files": [], **{f"dependency_install_{part}": None for part in nothing}}
+
+
+def idle(status: str, message: str) -> str | None:
+    """In one word, where nothing is on its way because no replica is wanted; None where it starts, answers or failed. The reason is the
+    first word of `message`, and with these two the operator says that all is as it should be."""
+    return IDLE.get(message.partition(":")[0]) if status == LOADING else None
 
 
 def named(model: Model, replica: Replica) -> Json:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from xinference_client import RESTfulClient
 
 from jitney_gateway.cli.bench import percentile
+from support.answers import Server, answering
 from support.console import SCRIPT, fails, jitney, surroundings, terminal
 from support.local import Local, launch, until
 from support.models import smollm2_folder
@@ -36,6 +38,14 @@ def uid(local: Local, flags: list[str]) -> str:
     assert launched.stdout == ""
     assert launched.stderr.splitlines()[-1] == "Model uid: talker"
     return "talker"
+
+
+@pytest.fixture
+def front_door() -> Iterator[Server]:
+    """One whose models stand as a test says."""
+    with answering() as server:
+        server.answers = {"/v1/models?wait_ready=false": (200, b'{"model_uid": "still"}')}
+        yield server
 
 
 # Launch
@@ -129,6 +139,14 @@ def test_a_launch_that_takes_too_long_is_left_and_told(local: Local, flags: list
     assert jitney("terminate", "-e", local.url, "-u", "slow").returncode == 0
 
 
+def test_a_launch_of_what_is_not_wanted_any_more_ends(front_door: Server):
+    """And the model is kept: the server here refuses to end it."""
+    told = [("Suspended: it is.", "suspended"), ("ScaledToZero: nobody asks.", "asleep")]
+    for message, word in told:
+        front_door.answers["/v1/models/still"] = (200, json.dumps({"status": "LOADING", "message": message}).encode())
+        fails("launch", "-e", front_door.url, "-n", "x", "-u", "still", said=f"error: still is {word} and is not waited for: {message}")
+
+
 def _stop_the_next(local: Local, known: set[int]) -> None:
     new = until(lambda: set(local.runtimes()) - known)
     for pid in new:
@@ -147,6 +165,15 @@ def test_a_list_for_people_and_for_programs(local: Local, uid: str):
     as_json = json.loads(jitney("list", "-e", local.url, "-o", "json").stdout)
     assert [(model["id"], model["status"]) for model in as_json] == [("talker", "READY")]
     assert yaml.safe_load(jitney("list", "-e", local.url, "-o", "yaml").stdout) == as_json
+
+
+def test_a_list_tells_what_nobody_wants_now_from_what_starts(front_door: Server):
+    models = [
+        {"id": message, "status": "LOADING", "message": message} for message in ("Suspended: it is.", "ScaledToZero: x.", "loading 3 %")
+    ]
+    front_door.answers["/v1/models"] = (200, json.dumps({"data": models}).encode())
+    shown = jitney("list", "-e", front_door.url, COLUMNS="200").stdout
+    assert re.findall(r"[A-Z]{5,} \(.*\)", shown) == ["SUSPENDED (Suspended: it is.)", "ASLEEP (ScaledToZero: x.)", "LOADING (loading 3 %)"]
 
 
 def test_a_description(local: Local, uid: str):

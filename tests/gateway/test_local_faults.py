@@ -73,6 +73,7 @@ def test_a_name_on_the_hub_needs_no_uid(local: Local):
         ({"model_name": "/tmp/.."}, "model_uid: without one"),
         ({"model_name": "x", "model_path": "hf://../x"}, "model_path: must be org/repo"),
         ({"model_name": "x", "model_path": "/" + "x" * 300}, "cannot be looked at: File name too long"),
+        ({"model_name": "x", "model_path": "/", "revision": "main"}, "revision: pins a commit on the hub and means nothing for a folder"),
         ({"model_name": "a/b", "envs": {"JITNEY_HOST": "0.0.0.0"}}, "envs: JITNEY_HOST would change"),
         ({"model_name": "a/b", "replica": 33}, "replica: at most 32 are started on one machine"),
         ({"model_name": "qwen1.5-chat", "model_size_in_billions": 72, "replica": 32}, "for 32 replicas of"),
@@ -118,6 +119,36 @@ def test_a_launch_that_cannot_be_kept_starts_nothing(local: Local, folder: Path)
         obstacle.rmdir()
     assert launched(local, model_name="org/unkept").status_code == 200
     assert httpx.delete(f"{local.url}/v1/models/unkept").status_code == 200
+
+
+# Ends as a runtime whose disk is full, once there is such a path.
+FILLED = """
+import sys, time
+from pathlib import Path
+
+while not Path({obstacle!r}).exists():
+    time.sleep(0.05)
+Path(sys.argv[sys.argv.index("--termination-log") + 1]).write_text("DiskFull: the disk is full")
+sys.exit(17)
+"""
+
+
+def test_why_a_launch_failed_is_told_where_its_end_cannot_be_kept(local: Local, folder: Path, tmp_path: Path):
+    obstacle = folder / "state" / "models.new"
+    (tmp_path / "jitney_runtime.py").write_text(FILLED.format(obstacle=str(obstacle)))
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(launched, local, model_name="org/filled", envs={"PYTHONPATH": str(tmp_path)})
+        until(lambda: "filled" in listed(local))
+        obstacle.mkdir()
+        try:
+            failed = waiting.result(60)
+        finally:
+            obstacle.rmdir()
+    assert (failed.status_code, failed.json()["detail"]) == (500, "DiskFull: the disk is full")
+    assert listed(local)["filled"]["status"] == "ERROR"
+    (line,) = [json.loads(line[line.index("{") :]) for line in local.log.splitlines() if '"why": "launch_failed"' in line]
+    assert (line["model"], line["outcome"], line["status"]) == ("filled", "refused", 507)
+    assert httpx.delete(f"{local.url}/v1/models/filled").status_code == 200
 
 
 def test_a_folder_has_one_server(local: Local, folder: Path):
@@ -210,6 +241,29 @@ async def test_a_start_that_fails_again_and_again_is_told(backend: LocalBackend,
     with pytest.raises(GatewayError, match="the runtime ended with exit code 1") as told:
         await backend.ready(uid)
     assert (told.value.status, told.value.code) == (500, "launch_failed")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_a_model_that_ends_when_the_server_does_is_waited_for(backend: LocalBackend, tmp_path: Path, replicas: int):
+    """By whoever stops the server, although that ends the request that ended the model, or one replica of it."""
+    deaf = standin.install(tmp_path / "standin", standin.READY) | {"DEAF": "1"}
+    uid = await backend.launch(Launch("org/answers", envs=deaf, replicas=replicas))
+    async with asyncio.timeout(30):
+        await backend.ready(uid)
+    ended, *others = backend._running[uid].runtimes
+    request = asyncio.create_task(backend.remove_replica(uid, ended.id))
+    await reached(lambda: ended._stopping)
+    stopping = asyncio.create_task(backend.stop())
+    for other in others:
+        assert other.pid
+        os.kill(other.pid, signal.SIGKILL)
+    await reached(lambda: all(other.pid is None for other in others))
+    request.cancel()
+    await asyncio.wait({request, stopping}, timeout=1)
+    assert (request.cancelled(), stopping.done()) == (True, False)
+    assert ended.pid
+    os.kill(ended.pid, signal.SIGKILL)
+    await stopping
 
 
 async def test_a_start_that_comes_further_than_the_one_that_failed_is_waited_for(backend: LocalBackend, tmp_path: Path):

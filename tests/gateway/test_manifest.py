@@ -11,7 +11,7 @@ from jitney_gateway.destination import Prospect
 from jitney_gateway.errors import GatewayError
 from jitney_gateway.kubernetes.backend import told
 from jitney_gateway.kubernetes.endpoints import Pod
-from jitney_gateway.kubernetes.manifest import LONGEST_NAME, model_of, name_of, resource, without_pods
+from jitney_gateway.kubernetes.manifest import LONGEST_NAME, model_of, name_of, put_to_rest, resource, without_pods
 from jitney_gateway.launch import Launch
 from jitney_gateway.progress import share
 
@@ -24,9 +24,11 @@ def test_a_uid_becomes_a_services_name(uid: str, name: str):
     assert name_of(uid) == name
 
 
-def test_long_uids_stay_apart():
-    names = {name_of("m" * 90 + end) for end in "ab"}
-    assert len(names) == 2
+def test_long_uids_stay_apart_and_others_where_they_must():
+    long = [name_of("m" * 90 + end) for end in "ab"]
+    assert long == [name_of("m" * 90 + end, apart=True) for end in "ab"]
+    names = {*long, *(name_of(uid, apart=True) for uid in ("chat", "Chat", "7b", "m" * 52))}
+    assert len(names) == 6
     assert all(len(name) <= LONGEST_NAME and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) for name in names)
 
 
@@ -177,6 +179,27 @@ SLEEPY = {"minReplicas": 0, "maxReplicas": 2}
 )
 def test_what_a_request_meets_without_pods(found: dict[str, Any], expected: Prospect):
     assert without_pods(found)[0] is expected
+
+
+def ready(reason: str, status: str = "True") -> dict[str, Any]:
+    return {"conditions": [{"type": "Ready", "status": status, "reason": reason, "message": "m"}]}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (asked(ready("Suspended")), "Suspended: m"),
+        (asked(ready("Suspended"), autoscaling=SLEEPY), "Suspended: m"),
+        (asked(ready("ScaledToZero")), "ScaledToZero: m"),
+        # Its load may call for one any time.
+        (asked(ready("ScaledToZero"), autoscaling=SLEEPY), ""),
+        (asked(ready("ScaledToZero") | {"observedGeneration": 1}), ""),
+        (asked(ready("Serving")), ""),
+        (asked({}), ""),
+    ],
+)
+def test_a_model_that_somebody_put_to_rest(found: dict[str, Any], words: str):
+    assert put_to_rest(found) == words
 
 
 def test_the_resources_words_are_told():

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -239,6 +240,29 @@ def test_of_another_namespace_there_are_only_chats(site: Site, rider: str, page:
         for name in ("Log", "Terminate"):
             expect(made.get_by_role("button", name=name)).to_have_count(shown)
         expect(made.get_by_text("It lives in another namespace")).to_be_visible(visible=not shown)
+
+
+def test_what_nobody_wants_now_does_not_start(site: Site, rider: str, page: Page):
+    """The rest is the real answer of a front door whose models never sleep."""
+    seen = httpx.get(f"{site.url}/v1/overview").json()
+    (model,) = [model for model in seen["models"] if model["uid"] == rider]
+    assert model["idle"] is None
+    still = model | {"status": "LOADING", "stage": "loading", "progress": 0.0, "message": "It says why.", "replicas": []}
+    seen["models"] = [model, still | {"uid": "dozes", "idle": "asleep"}, still | {"uid": "rests", "idle": "suspended"}]
+    page.route("**/v1/overview", lambda route: route.fulfill(json=seen))
+    page.reload()
+    for uid, word in (("dozes", "Asleep"), ("rests", "Suspended")):
+        made = card(page, uid)
+        expect(made.locator(".badge")).to_have_text(word)
+        expect(made.locator(".words")).to_have_text("It says why.")
+        expect(made.get_by_role("progressbar")).to_be_hidden()
+    expect(page.locator("#models-summary")).to_have_text("1 ready · 1 asleep · 1 suspended")
+    expect(page.locator("#chat-model option")).to_have_text([rider, "dozes (asleep)", "rests (suspended)"])
+    # Nothing is on its way that a sooner look would see.
+    looks = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/v1/overview')).map(({startTime}) => startTime)"
+    until(lambda: len(page.evaluate(looks)) > 2)
+    first, *others = page.evaluate(looks)
+    assert min(after - before for before, after in pairwise([first, *others])) > 1900
 
 
 HOSTILE = """# Title <script>alert(1)</script>

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jitney_gateway.kubernetes.endpoints import SERVICE, Endpoints, Pod, pods_of
-from jitney_gateway.kubernetes.manifest import LABEL
+from jitney_gateway.kubernetes.manifest import LABEL, name_of
 from jitney_gateway.kubernetes.models import Models, Names
 from jitney_gateway.kubernetes.settings import Settings, SettingsError
 
@@ -114,9 +114,20 @@ def test_a_strangers_service_with_our_label_adds_nothing():
 # Models and their names
 
 
-def model(name: str, namespace: str = "home", *, served: str | None = None, version: int = 1, created: str = "2026-01-01T00:00:00Z") -> Any:
+def model(
+    name: str,
+    namespace: str = "home",
+    *,
+    served: str | None = None,
+    version: int = 1,
+    created: str = "2026-01-01T00:00:00Z",
+    uid: str = "one",
+) -> Any:
     metadata = {"name": name, "namespace": namespace, "resourceVersion": str(version), "creationTimestamp": created}
-    return {"metadata": metadata, "spec": {"model": "x/y"} | ({"servedModelName": served} if served else {})}
+    return {
+        "metadata": metadata | {"uid": f"{namespace}/{name}/{uid}"},
+        "spec": {"model": "x/y"} | ({"servedModelName": served} if served else {}),
+    }
 
 
 def found(names: Names, uid: str) -> tuple[str, str] | None:
@@ -141,7 +152,9 @@ def test_a_served_name_at_home_may_have_a_slash():
 def test_where_two_say_the_same_name_it_is_always_the_same_one():
     young, old = model("a", served="chat", created="2026-01-02T00:00:00Z"), model("b", served="chat")
     assert found(Names([young, old], "home"), "chat") == found(Names([old, young], "home"), "chat") == ("home", "b")
-    assert found(Names([young, old, model("chat", created="2026-01-03T00:00:00Z")], "home"), "chat") == ("home", "chat")
+    for name in ("chat", name_of("chat", apart=True)):
+        made = model(name, served="chat", created="2026-01-03T00:00:00Z")
+        assert found(Names([young, old, made], "home"), "chat") == ("home", name), "what a launch makes"
 
 
 def test_an_old_event_changes_nothing_and_an_own_write_stays():
@@ -158,6 +171,17 @@ def test_an_old_event_changes_nothing_and_an_own_write_stays():
     models.drop(model("a"))
     assert models.names.uids() == []
     assert changed.count == 4
+
+
+def test_the_end_of_one_does_not_end_the_next_of_its_name():
+    """A launch's own answer may be there before the watch tells that the one before it is gone."""
+    models = Models("home", Counting())
+    models.put(model("a", version=5))
+    models.put(model("a", version=8, uid="two"))
+    models.drop(model("a", version=7))
+    assert models.names.uids() == ["a"]
+    models.drop(model("a", version=9, uid="two"))
+    assert models.names.uids() == []
 
 
 # Settings

@@ -136,6 +136,22 @@ async def test_a_launch_that_keeps_failing_is_told(namespace: Namespace, operato
     assert (told.value.status, told.value.code) == (500, "launch_failed")
 
 
+@pytest.mark.parametrize(("change", "reason"), [({"replicas": 0}, "ScaledToZero"), ({"suspend": True}, "Suspended")])
+async def test_a_launch_that_somebody_puts_to_rest(
+    namespace: Namespace, operator: Operator, backend: KubernetesBackend, change: dict[str, object], reason: str
+):
+    await launched(backend, namespace, operator)
+    waiting = asyncio.create_task(backend.ready("chat"))
+    await asyncio.to_thread(namespace.update, **change)
+    await asyncio.to_thread(operator.until, lambda: children.deployment(namespace)["spec"]["replicas"] == 0)
+    await asyncio.to_thread(children.finish_rollout, namespace)
+    async with asyncio.timeout(30):
+        with pytest.raises(GatewayError, match=f"^the launch of chat was cancelled: {reason}: ") as told:
+            await waiting
+    assert (told.value.status, told.value.code) == (499, "cancelled")
+    assert await backend.find("chat"), "who did so keeps it"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
@@ -166,6 +182,33 @@ def test_a_second_launch_without_a_uid_is_another_model(namespace: Namespace, ur
     assert re.fullmatch(r"smollm2-instruct-[0-9a-f]{8}", second)
     made = json.loads(namespace.kubectl("get", "mdep", "-o", "json"))["items"]
     assert {item["spec"]["servedModelName"] for item in made} == {first, second}
+
+
+def test_a_launch_takes_over_no_name_of_what_kubectl_made(namespace: Namespace, url: str):
+    namespace.create("by-hand", model="a/b", servedModelName="smollm2-instruct")
+    answer = httpx.post(f"{url}/v1/models?wait_ready=false", json=SMALL | {"model_uid": "smollm2-instruct"})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "Model is already in the model list, uid: smollm2-instruct"
+    chosen = httpx.post(f"{url}/v1/models?wait_ready=false", json=SMALL).json()["model_uid"]
+    assert re.fullmatch(r"smollm2-instruct-[0-9a-f]{8}", chosen)
+    assert set(RESTfulClient(url).list_models()) == {"smollm2-instruct", chosen}
+
+
+def test_uids_that_come_to_one_resources_name(namespace: Namespace, url: str):
+    client = RESTfulClient(url)
+    for uid in ("chat", "Chat"):
+        assert client.launch_model(**SMALL, model_uid=uid, wait_ready=False) == uid
+        with pytest.raises(RuntimeError, match=f"Model is already in the model list, uid: {uid}"):
+            client.launch_model(**SMALL, model_uid=uid, wait_ready=False)
+    made = {item["spec"]["servedModelName"]: item for item in json.loads(namespace.kubectl("get", "mdep", "-o", "json"))["items"]}
+    assert made["chat"]["metadata"]["name"] == "chat"
+    assert re.fullmatch("chat-[0-9a-f]{8}", made["Chat"]["metadata"]["name"])
+    assert set(client.list_models()) == set(made) == {"chat", "Chat"}
+    assert client.describe_model("Chat")["status"] == "LOADING"
+    client.terminate_model("chat")
+    assert set(client.list_models()) == {"Chat"}
+    client.terminate_model("Chat")
+    assert not client.list_models()
 
 
 def test_a_model_of_another_namespace_in_a_path(plane: ControlPlane, namespace: Namespace, tmp_path: Path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import httpx
+import pytest
 
 from cluster.control_plane import ControlPlane
+from support.children import deployment, finish_rollout
+from support.console import SCRIPT, jitney, surroundings
 from support.gateway import running_gateway
 from support.namespaces import Namespace
 from support.operator import Operator
@@ -42,4 +46,35 @@ def test_a_launch_is_tried_and_the_resources_reasons_are_told(plane: ControlPlan
         assert str(told()["sizeless"]["message"]).startswith("SizeNotFound: qwen1.5-chat comes in several sizes")
         small = told()["smol.1"]
         assert (small["status"], small["size"], small["max_num_seqs"], small["replicas"]) == ("LOADING", "0.135", 8, [])
+        assert small["idle"] is None
         assert client.get("/v1/overview").json()["machines"] == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "idle"), [({"suspend": True}, "Suspended", "suspended"), ({"replicas": 0}, "ScaledToZero", "asleep")]
+)
+def test_what_nobody_wants_now_is_told_and_not_waited_for(
+    plane: ControlPlane, namespace: Namespace, tmp_path: Path, spec: dict[str, object], reason: str, idle: str
+):
+    launch = [SCRIPT, "launch", "-n", "smollm2-instruct", "-s", "0_135", "-u", "chat"]
+    with (
+        running_gateway(namespace, tmp_path) as gateway,
+        Operator(plane.kubeconfig, namespace.name, tmp_path / "operator.log") as operator,
+        subprocess.Popen([*launch, "-e", gateway.url], stderr=subprocess.PIPE, text=True, env=surroundings()) as waiting,
+    ):
+        try:
+            operator.until(lambda: namespace.kubectl("get", "deployment", "chat", "--ignore-not-found"), 60)
+            assert waiting.poll() is None
+            namespace.update(**spec)
+            operator.until(lambda: deployment(namespace)["spec"]["replicas"] == 0)
+            finish_rollout(namespace)
+            operator.until(lambda: namespace.reason() == reason)
+            (told,) = httpx.get(f"{gateway.url}/v1/overview").json()["models"]
+            assert (told["idle"], told["status"]) == (idle, "LOADING")
+            assert waiting.wait(60) == 1
+        finally:
+            waiting.kill()
+        assert waiting.stderr is not None
+        assert f"error: chat is {idle} and is not waited for: {reason}: " in waiting.stderr.read()
+        assert idle.upper() in jitney("list", "-e", gateway.url, COLUMNS="200").stdout
+        assert namespace.get()["spec"], "whoever wanted none wants to keep it"

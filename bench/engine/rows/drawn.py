@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.engine.bench import TOGETHER, Bench, Found
 from bench.engine.checks import Check, median_ratio
-from bench.engine.fleet import ROWS
+from bench.engine.fleet import ROWS, awake
 from bench.engine.load import Chat, Failed, Round, answers
 from bench.engine.progress import say, telling
 from bench.engine.servers import NONE
@@ -29,7 +29,7 @@ def drawn(bench: Bench) -> Found:
     try:
         for number in range(bench.rounds + 1 if sides else 0):
             for kind, sampling in KINDS.items():
-                with telling(f"16 chats, {kind}, {f'round {number}' if number else 'warm-up'}"):
+                with telling(f"16 chats, {kind}, {f'round {number}' if number else 'warm-up'}"), awake(sides[0]):
                     one = Round.of(answers(sides[0], _chats(sampling), ROWS))
                 say(f"  {one.speed:.1f} tokens/s")
                 if number:

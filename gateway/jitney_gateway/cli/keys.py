@@ -26,11 +26,11 @@ def make(
     ] = None,
     requests: Annotated[
         int | None,
-        typer.Option("--requests-per-minute", min=1, max=MOST_PER_MINUTE, help="Chats and completions, at each front door by itself."),
+        typer.Option("--requests-per-minute", min=1, max=MOST_PER_MINUTE, help="Chats and completions, of all front doors together."),
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option("--tokens-per-minute", min=1, max=MOST_PER_MINUTE, help="Of prompts and answers, at each front door by itself."),
+        typer.Option("--tokens-per-minute", min=1, max=MOST_PER_MINUTE, help="Of prompts and answers, of all front doors together."),
     ] = None,
     full_launch: Annotated[
         bool, typer.Option("--full-launch", help="Beside --model: its launches may run code of its own (envs, trust_remote_code, folders).")

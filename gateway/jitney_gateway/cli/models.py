@@ -8,6 +8,7 @@ from jitney_gateway.cli.client import Failed
 from jitney_gateway.cli.endpoint import connect
 from jitney_gateway.cli.options import Endpoint, Key, Output, Uid
 from jitney_gateway.cli.output import Form, fail, say, show, table
+from jitney_gateway.model import idle
 
 # Xinference's columns; how it stands comes after them.
 COLUMNS = {
@@ -67,9 +68,10 @@ def terminate(model_uid: Uid, endpoint: Endpoint = None, api_key: Key = None) ->
 
 
 def _standing(model: dict[str, Any]) -> str:
-    """`LOADING (loading 64 %)`, and the reason where it failed."""
-    status, message = model.get("status", ""), model.get("message")
-    return f"{status} ({message})" if message else str(status)
+    """`LOADING (loading 64 %)`, and the reason where it failed or no replica is wanted."""
+    status, message = str(model.get("status", "")), str(model.get("message") or "")
+    word = (idle(status, message) or status).upper()
+    return f"{word} ({message})" if message else word
 
 
 def _words(value: object) -> str:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from jitney_gateway.cli.client import Client, Failed
 from jitney_gateway.cli.output import err, say
 from jitney_gateway.failure import Failure
+from jitney_gateway.model import idle
 
 PERIOD = 0.25
 
@@ -20,7 +21,8 @@ class Unservable(Failed):
 
 
 def wait(client: Client, uid: str, timeout: float | None = None) -> None:
-    """Until it is ready; Unservable where it cannot be or its start keeps failing, Failed where it is not after `timeout` seconds."""
+    """Until it is ready; Unservable where it cannot be or its start keeps failing, Failed where it is not after `timeout` seconds or no
+    replica of it is wanted any more."""
     failure = Failure()
     end = time.monotonic() + timeout if timeout else None
     with _Shown() as shown:
@@ -30,6 +32,9 @@ def wait(client: Client, uid: str, timeout: float | None = None) -> None:
                 return
             if model["status"] == "ERROR":
                 raise Unservable(model["message"])
+            if word := idle(model["status"], model["message"]):
+                # Whoever saw to that wants to keep it.
+                raise Failed(f"{uid} is {word} and is not waited for: {model['message']}")
             found = client.progress(uid)
             if reason := failure.lasting(found.get("failing", ""), time.monotonic()):
                 raise Unservable(reason)

@@ -18,7 +18,7 @@ from jitney_gateway.kubernetes import manifest
 from jitney_gateway.kubernetes.cluster import AGENT, Cluster
 from jitney_gateway.kubernetes.endpoints import Pod
 from jitney_gateway.kubernetes.judge import Judge
-from jitney_gateway.kubernetes.models import Names
+from jitney_gateway.kubernetes.models import Names, served
 from jitney_gateway.kubernetes.registry import ConfigMapRegistry
 from jitney_gateway.kubernetes.scaling import Scaling
 from jitney_gateway.kubernetes.sight import Sight
@@ -78,33 +78,45 @@ class KubernetesBackend:
         asked = urlencode({"fieldValidation": "Strict", "fieldManager": AGENT, **query})
         uids = (launch.wanted_uid(),) if launch.uid else (launch.wanted_uid(), launch.another_uid())
         for uid in uids:
-            body = manifest.resource(launch, uid, self._home)
-            status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{asked}", body)
-            if status < 400:
-                return uid, answer
-            if status != 409:
-                raise manifest.refused(status, answer.get("message", ""))
+            for apart in (False, True):
+                # Each time: who has just taken the resource's name may have taken the uid too.
+                if await self._is_served(uid):
+                    break
+                body = manifest.resource(launch, uid, self._home, apart)
+                status, answer = await self._cluster.request("POST", f"{self._path(self._home)}?{asked}", body)
+                if status < 400:
+                    return uid, answer
+                if status != 409:
+                    raise manifest.refused(status, answer.get("message", ""))
         raise GatewayError(400, f"Model is already in the model list, uid: {uids[0]}", code="model_exists")
 
+    async def _is_served(self, uid: str) -> bool:
+        """By a model here, whoever made it and whatever its resource is called."""
+        bodies, _ = await self._cluster.list(self._path(self._home))
+        return any(served(body) == uid for body in bodies)
+
     async def ready(self, uid: str) -> None:
+        """It waits for the one that is there when it begins: another launch of the same uid is not its own."""
         failure, loop = Failure(), asyncio.get_running_loop()
+        body = _awaited(uid, self.sight.models.names)
+        own: str = body["metadata"]["uid"]
         while True:
-            body = self.sight.models.names.find(uid)
-            if body is None:
-                raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
             model = manifest.model_of(body, uid)
             if model.status == READY:
                 return
-            if model.status == ERROR:
+            lasting = failure.lasting(model.failing, loop.time())
+            if model.status == ERROR or lasting:
+                # Whoever is told so ends it, and what it ends must not be another that the watch has not told of yet.
+                _awaited(uid, (await self._read())[1], own)
+                if model.status != ERROR:
+                    raise GatewayError(500, lasting, code="launch_failed")
                 # What the operator does not accept is the request's fault, as on one machine.
-                status = 400 if manifest.refused_spec(body) else 500
-                raise GatewayError(status, model.message, code="launch_failed")
-            if reason := failure.lasting(model.failing, loop.time()):
-                raise GatewayError(500, reason, code="launch_failed")
+                raise GatewayError(400 if manifest.refused_spec(body) else 500, model.message, code="launch_failed")
             with contextlib.suppress(TimeoutError):
                 # Not wait_for, which can swallow the end of whoever waits here.
                 async with asyncio.timeout(PERIOD):
                     await self.sight.bell.wait()
+            body = _awaited(uid, self.sight.models.names, own)
 
     async def models(self) -> list[Model]:
         bodies, names = await self._read()
@@ -219,6 +231,17 @@ class KubernetesBackend:
 
     def unready(self) -> str:
         return self._leaving or ("" if self.sight.complete else "starting")
+
+
+def _awaited(uid: str, names: Names, own: str = "") -> Json:
+    """The launch that somebody waits for; `own` is the resource's uid, once it is known. GatewayError (499) where it is not there any more
+    or nothing is to come of it."""
+    body = names.find(uid)
+    if body is None or own not in ("", body["metadata"]["uid"]):
+        raise GatewayError(499, f"the launch of {uid} was cancelled", code="cancelled")
+    if words := manifest.put_to_rest(body):
+        raise GatewayError(499, f"the launch of {uid} was cancelled: {words}", code="cancelled")
+    return body
 
 
 def told(pod: Pod, model: Model) -> Replica:

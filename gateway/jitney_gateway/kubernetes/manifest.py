@@ -28,18 +28,19 @@ WANTED = f"{GROUP}/wanted-at"
 LONGEST_NAME = 52
 
 
-def name_of(uid: str) -> str:
-    """A uid as a DNS-1035 label: `qwen1.5-chat` becomes `qwen1-5-chat`. Long ones end in a digest, so that no two become the same."""
+def name_of(uid: str, apart: bool = False) -> str:
+    """A uid as a DNS-1035 label: `qwen1.5-chat` becomes `qwen1-5-chat`, and so does `Qwen1_5-chat`. Long ones end in a digest, and all do
+    with `apart`, so that no two become the same."""
     plain = re.sub(r"[^a-z0-9]+", "-", uid.lower()).strip("-")
     name = plain if re.match(r"[a-z]", plain) else f"m-{plain}".rstrip("-")
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= LONGEST_NAME and not apart:
         return name
     digest = hashlib.sha256(uid.encode()).hexdigest()[:8]
     return f"{name[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
 
 
-def resource(launch: Launch, uid: str, namespace: str) -> Json:
-    """GatewayError (400) where the launch means a folder that no pod sees."""
+def resource(launch: Launch, uid: str, namespace: str, apart: bool = False) -> Json:
+    """`apart` where the usual name is another uid's. GatewayError (400) where the launch means a folder that no pod sees."""
     spec: Json = {
         "model": _reference(launch),
         "servedModelName": uid,
@@ -53,7 +54,7 @@ def resource(launch: Launch, uid: str, namespace: str) -> Json:
         "env": [{"name": name, "value": value} for name, value in launch.envs.items()] or None,
         "args": _arguments(launch) or None,
     }
-    metadata: Json = {"name": name_of(uid), "namespace": namespace}
+    metadata: Json = {"name": name_of(uid, apart), "namespace": namespace}
     called = ({NAME: launch.name} | _described(launch)) if launch.model_path else {}
     if launch.size and spec["size"] is None:
         called[SIZE] = launch.size
@@ -110,6 +111,16 @@ def refused_spec(body: Json) -> bool:
     status = body.get("status", {})
     current = status.get("observedGeneration") == body["metadata"].get("generation")
     return current and any(entry["type"] == "Accepted" and entry["status"] == "False" for entry in status.get("conditions", ()))
+
+
+def put_to_rest(body: Json) -> str:
+    """Its own words where somebody wants no pod of it now; empty where one is wanted, or its load may want one any time."""
+    status = body.get("status", {})
+    ready: Json = next((entry for entry in status.get("conditions", ()) if entry["type"] == "Ready"), {})
+    current = status.get("observedGeneration") == body["metadata"].get("generation")
+    reasons = ("Suspended",) if "autoscaling" in body["spec"] else ("Suspended", "ScaledToZero")
+    rests = current and ready.get("status") == "True" and ready["reason"] in reasons
+    return f"{ready['reason']}: {ready['message']}" if rests else ""
 
 
 def model_of(body: Json, uid: str) -> Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from jitney_gateway.kubernetes.endpoints import Key
 from jitney_gateway.kubernetes.manifest import name_of
@@ -65,7 +65,8 @@ class Models:
             self._set({**self._bodies, key_of(body): body})
 
     def drop(self, body: Json) -> None:
-        self._set({key: known for key, known in self._bodies.items() if key != key_of(body)})
+        """This very one: what was made since in its name, and may be known before its end is, stays."""
+        self._set({key: known for key, known in self._bodies.items() if known["metadata"]["uid"] != body["metadata"]["uid"]})
 
     def _set(self, bodies: dict[Key, Json]) -> None:
         if bodies != self._bodies:
@@ -89,5 +90,6 @@ def served(body: Json) -> str:
 
 def _rank(body: Json) -> tuple[bool, str, str, str]:
     """Where two say the same name, the one that a launch would have made counts, and then the older one."""
-    metadata: Mapping[str, str] = body["metadata"]
-    return metadata["name"] != name_of(served(body)), metadata.get("creationTimestamp", ""), metadata["namespace"], metadata["name"]
+    metadata, uid = body["metadata"], served(body)
+    by_hand = metadata["name"] not in (name_of(uid), name_of(uid, apart=True))
+    return by_hand, metadata.get("creationTimestamp", ""), metadata["namespace"], metadata["name"]

@@ -49,7 +49,8 @@ class ConfigMapRegistry:
         return None if text is None else _family(name, text)
 
     async def add(self, family: Family, persist: bool) -> None:
-        """It persists in any case: the front door keeps nothing itself."""
+        """It persists in any case: the front door keeps nothing itself. Not refused without `persist`, which is what `register` sends where
+        nobody says it."""
         text = json.dumps(family.document, indent=1, ensure_ascii=False)
 
         def added(there: Mapping[str, str]) -> dict[str, str | None]:

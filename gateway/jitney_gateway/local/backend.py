@@ -50,6 +50,7 @@ class LocalBackend:
         self._logs = folder / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._running: dict[str, Running] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._bell, self._leaving = Bell(), False
         for uid, launch in self._state.read().items():
             self._running[uid] = self._recalled(uid, launch)
@@ -73,12 +74,12 @@ class LocalBackend:
             return Running(launch, int(time.time()), failure=error.detail)
 
     async def stop(self) -> None:
-        """Ends every process; the record stays. Whoever waits for a model or follows a log is let go first, and nothing is begun any
-        more."""
+        """Ends every process, and waits for those that are ending; the record stays. Whoever waits for a model or follows a log is let go
+        first, and nothing is begun any more."""
         self._leaving = True
         self._bell.ring()
         runtimes = [runtime for running in self._running.values() for runtime in running.runtimes]
-        await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in runtimes))
+        await asyncio.gather(_stopped(*runtimes), *self._ending)
 
     async def fit(self, launch: Launch) -> Fit:
         self._new_uid(launch)
@@ -143,6 +144,8 @@ class LocalBackend:
             return _sized(launch, _repository("model_path", launch.model_path))
         if launch.model_path:
             folder = folders.found("model_path", launch.model_path)
+            if launch.revision:
+                raise bad_field("revision", "pins a commit on the hub and means nothing for a folder: leave it out")
             return str(folder), _entry(launch, str(folder), weights.parameters(folder))
         if "/" in launch.name:
             return _sized(launch, _repository("model_name", launch.name))
@@ -193,7 +196,7 @@ class LocalBackend:
             return 0
         self._keep(running, tuple(runtime for runtime in running.runtimes if runtime is not gone))
         left = len(running.runtimes)
-        await gone.stop(DRAIN_SECONDS + 10)
+        await self._end(gone)
         return left
 
     def _known(self, uid: str) -> Running:
@@ -257,7 +260,14 @@ class LocalBackend:
         running = self._known(uid)
         self._remember({other: kept for other, kept in self._running.items() if other != uid})
         self._bell.ring()
-        await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in running.runtimes))
+        await self._end(*running.runtimes)
+
+    async def _end(self, *runtimes: Runtime) -> None:
+        """Of processes that are not listed any more. Their answers are finished also where the request that ended them is not."""
+        ending = asyncio.create_task(_stopped(*runtimes))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        await asyncio.shield(ending)
 
     async def log(self, uid: str, replica: str | None, lines: int, follow: bool) -> AsyncIterator[bytes]:
         running = self._known(uid)
@@ -277,6 +287,10 @@ class LocalBackend:
 
     def _write(self, models: dict[str, Running]) -> None:
         self._state.write({uid: dataclasses.replace(running.launch, uid=uid) for uid, running in models.items()})
+
+
+async def _stopped(*runtimes: Runtime) -> None:
+    await asyncio.gather(*(runtime.stop(DRAIN_SECONDS + 10) for runtime in runtimes))
 
 
 def _repository(field: str, reference: str) -> str:

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import * as chatting from "./chatting.js";
 import { copyButton, find, say, show } from "./dom.js";
 import * as launching from "./launching.js";
-import { focusModel, showModels } from "./models.js";
+import { focusModel, isStarting, showModels } from "./models.js";
 
 // Milliseconds between two looks; sooner while something starts, later while nobody answers.
 const PERIOD = 2000;
@@ -29,7 +29,7 @@ async function look() {
     say(find("connection"), `connected · ${seen.version}`);
     find("connection").dataset.state = "on";
     show(find("problem"), false);
-    if (seen.models.some(({ status }) => status === "LOADING" || status === "CREATING")) pause = SOON;
+    if (seen.models.some(isStarting)) pause = SOON;
     // A look that began before the launch does not know it yet.
     if (expected && focusModel(expected)) expected = null;
   } catch (error) {

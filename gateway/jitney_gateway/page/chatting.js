@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { copyButton, element, find, say, show } from "./dom.js";
 import { markdown } from "./markdown.js";
-import { loads } from "./models.js";
+import { loads, standing } from "./models.js";
 
 const SUGGESTIONS = ["Explain continuous batching to a ten-year-old", "Write a haiku about a shared bus", "Plan a small vegetable garden"];
 // Of one tab: a reload keeps the conversation, a new tab begins anew.
@@ -46,7 +46,7 @@ export function begin() {
 /** Which models there are to talk to. */
 export function showChoices({ models }) {
   const select = find("chat-model");
-  const wanted = models.map(({ uid, status }) => [uid, status === "READY" ? uid : `${uid} (${status === "ERROR" ? "failed" : "starting"})`]);
+  const wanted = models.map((model) => [model.uid, model.status === "READY" ? model.uid : `${model.uid} (${standing(model).toLowerCase()})`]);
   if (JSON.stringify(wanted) !== select.dataset.shown) {
     const before = select.dataset.want || select.value;
     select.replaceChildren(...wanted.map(([uid, label]) => element("option", { value: uid }, label)));

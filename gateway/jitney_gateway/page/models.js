@@ -6,10 +6,17 @@ import { element, find, say, show } from "./dom.js";
 import { Load } from "./load.js";
 
 const WORDS = { READY: "Ready", LOADING: "Starting", CREATING: "Starting", UPDATING: "Updating", ERROR: "Failed" };
+// No replica is wanted: the status is the same as of one that starts.
+const IDLE = { asleep: "Asleep", suspended: "Suspended" };
 const number = new Intl.NumberFormat("en");
 export const loads = new Map();
 const cards = new Map();
 let clustered = false;
+
+/** Of a model in the overview, or of one of its replicas. */
+export const standing = ({ status, idle }) => IDLE[idle] ?? WORDS[status] ?? status;
+
+export const isStarting = ({ status, idle }) => !idle && (status === "LOADING" || status === "CREATING");
 
 /** `seen` is the front door's overview. */
 export function showModels(seen) {
@@ -49,7 +56,7 @@ export function focusModel(uid) {
 
 function counted({ models }) {
   const counts = {};
-  for (const { status } of models) counts[WORDS[status]] = (counts[WORDS[status]] ?? 0) + 1;
+  for (const model of models) counts[standing(model)] = (counts[standing(model)] ?? 0) + 1;
   return Object.entries(counts).map(([word, count]) => `${count} ${word.toLowerCase()}`).join(" · ");
 }
 
@@ -84,11 +91,10 @@ class Card {
   update(model, load) {
     const { status, message, progress, replicas } = model;
     const ready = status === "READY";
-    const starting = status === "LOADING" || status === "CREATING";
-    this.node.dataset.status = status;
-    say(this.badge, this.ending ? "Ending" : (WORDS[status] ?? status));
+    this.node.dataset.status = model.idle ? "IDLE" : status;
+    say(this.badge, this.ending ? "Ending" : standing(model));
     say(this.facts, facts(model));
-    show(this.bar, starting);
+    show(this.bar, isStarting(model));
     if (progress > 0) this.bar.value = progress;
     else this.bar.removeAttribute("value");
     // The words of a failure are an alert of their own, in full.
@@ -122,9 +128,10 @@ class Card {
   }
 
   list(replicas) {
-    const lines = replicas.map(({ id, status, message, load }) => {
+    const lines = replicas.map((replica) => {
+      const { id, message, load } = replica;
       const busy = load ? ` · ${load.running} running, ${load.waiting} waiting` : "";
-      return `${id}: ${WORDS[status] ?? status}${message ? `, ${message}` : ""}${busy}`;
+      return `${id}: ${standing(replica)}${message ? `, ${message}` : ""}${busy}`;
     });
     if (this.listed === lines.join("\n")) return;
     this.listed = lines.join("\n");

@@ -83,8 +83,9 @@ async def _wait(question: Question, request: Request, backend: Backend, uid: str
         raise GatewayError(question.error.status, words, code=question.error.code) from None
     except GatewayError as error:
         if error.code == "launch_failed":
-            # The caller has the reason, and a model that never came is not left in the list.
-            with audit.line("terminate", uid, why="launch_failed"):
+            # The caller has the reason, and a model that never came is not left in the list. Where it cannot be taken out, that is in the
+            # log, and the reason is still what the caller asked for.
+            with contextlib.suppress(GatewayError), audit.line("terminate", uid, why="launch_failed"):
                 await backend.terminate(uid)
         raise
 

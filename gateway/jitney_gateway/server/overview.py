@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jitney_gateway.backend import Backend
 from jitney_gateway.catalogue import Catalogue
 from jitney_gateway.launch import Launch
-from jitney_gateway.model import READY, Model, Replica
+from jitney_gateway.model import READY, Model, Replica, idle
 from jitney_gateway.server import wanted, wire
 from jitney_gateway.server.body import json_body
 from jitney_gateway.server.registering import resolved
@@ -78,6 +78,7 @@ def entry(model: Model, loads: dict[str, Json | None]) -> Json:
         "max_num_seqs": launch.max_num_seqs,
         "replicas_wanted": launch.replicas,
         "status": model.status,
+        "idle": idle(model.status, model.message),
         "stage": model.stage,
         "progress": model.progress,
         "message": model.message,

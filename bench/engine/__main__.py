@@ -106,20 +106,24 @@ def _whole(bench: Bench, rows: tuple[str, ...], again: bool, fresh: bool) -> dic
         if again or row not in found:
             say(f"row {row}")
             one = ROWS[row](bench)
-            kept.put(row, _beside(bench, row), bench.rounds, one)
+            kept.put(row, _beside(bench, row), _rounds(bench, row), one)
             for check in one.checks:
                 say(f"  {' '.join(check.cells())}")
         # Other settings may be the best ones now, and what was measured beside the old ones is no part of this.
         found = _found(bench, kept)
-        results.write(found, [name for name in ROWS if name not in found], bench.peers, kept)
+        results.write(found, [name for name in ROWS if name not in found], bench.peers, bench.rounds, kept)
     return found
 
 
 def _found(bench: Bench, kept: Results) -> dict[str, Found]:
     """What is known of rows beside the servers and with the rounds of this run."""
-    tried = kept.get("settings", _beside(bench, "settings"), bench.rounds)
+    tried = kept.get("settings", _beside(bench, "settings"), trial.ROUNDS)
     bench.speeds = dict(tried.figures["speeds"]) if tried else {}
-    return {row: one for row in ROWS if (one := kept.get(row, _beside(bench, row), bench.rounds)) is not None}
+    return {row: one for row in ROWS if (one := kept.get(row, _beside(bench, row), _rounds(bench, row))) is not None}
+
+
+def _rounds(bench: Bench, row: str) -> int:
+    return trial.ROUNDS if row == results.OF_THE_PEERS else bench.rounds
 
 
 def _beside(bench: Bench, row: str) -> list[str]:

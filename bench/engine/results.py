@@ -31,9 +31,7 @@ class Results:
     def __init__(self, file: Path, fresh: bool) -> None:
         self._file = file
         kept: dict[str, Any] = json.loads(file.read_text())["rows"] if file.is_file() and not fresh else {}
-        self._rows: dict[str, dict[str, Any]] = {
-            row: one for row, one in kept.items() if "beside" in one and one.get("subject") == _subject(row)
-        }
+        self._rows: dict[str, dict[str, Any]] = {row: one for row, one in kept.items() if one.get("subject") == _subject(row)}
         self.begun_anew = len(self._rows) < len(kept)
 
     @classmethod
@@ -57,15 +55,8 @@ class Results:
         unfinished.write_text(json.dumps({"rows": self._rows}, indent=1))
         unfinished.rename(self._file)
 
-    @property
-    def dates(self) -> list[str]:
-        return sorted(kept["date"] for kept in self._rows.values())
-
-    @property
-    def rounds(self) -> str:
-        """Of every row, as words."""
-        counted = sorted({kept["rounds"] for kept in self._rows.values()})
-        return " or ".join(map(str, counted))
+    def dates(self, rows: Iterable[str]) -> list[str]:
+        return sorted(self._rows[row]["date"] for row in rows)
 
 
 def _subject(row: str) -> str:
@@ -82,9 +73,9 @@ def checks_table(checks: Sequence[Check]) -> str:
     return table(HEADS, [check.cells() for check in checks])
 
 
-def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...], kept: Results) -> None:
+def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...], rounds: int, kept: Results) -> None:
     """RESULTS.md and the charts. `missing` are rows that were not measured."""
-    dates = kept.dates
+    dates = kept.dates(found)
     checks = [check for one in found.values() for check in one.checks]
     missed = [f"- row {check.row}: {check.what}: {check.cells()[2]}, must be {check.cells()[3]}" for check in checks if check.missed]
     missed += [f"- row {row}: not measured" for row in missing]
@@ -92,7 +83,7 @@ def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...
         "# The engine beside its peers",
         f"Written by `make bench`. SmolLM2-135M on {machine.described()}. {dates[0]} to {dates[-1]} UTC." if dates else "",
         f"{machine.versions(peers)}.",
-        _how(OF_THE_PEERS in found, kept.rounds),
+        _how(OF_THE_PEERS in found, rounds),
         checks_table(checks),
         "## Missed" if missed else "Every must is kept.",
         "\n".join(missed),
@@ -105,7 +96,7 @@ def write(found: dict[str, Found], missing: Sequence[str], peers: tuple[str, ...
     (FOLDER / "RESULTS.md").write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
-def _how(tried: bool, rounds: str) -> str:
+def _how(tried: bool, rounds: int) -> str:
     settings = "at its best setting for the work, by the trial below" if tried else "at the first of its settings: none was tried"
     return f"Every peer is {settings}; servers take turns, and ratios are medians over the {rounds} counted rounds."
 

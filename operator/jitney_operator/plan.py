@@ -48,7 +48,9 @@ def make(mdep: ModelDeployment, observed: Observed, settings: Settings, catalogu
         # The children of the last good generation stay as they are.
         return Plan((), _facts(mdep, observed, conditions.rejected(error.reason, error.message), None, False, None), None)
     children = builders.children(mdep, resolved, settings.image_pull_policy, observed.exclusive, _live_template(observed))
-    changes = tuple(child for child in children if _differs(observed, child))
+    # A claim that is to grow comes last: where its storage cannot, what else has changed holds.
+    order = sorted(children, key=lambda child: child["kind"] == "PersistentVolumeClaim" and observed.claim is not None)
+    changes = tuple(child for child in order if _differs(observed, child))
     template = children[-1]["spec"]["template"]["metadata"]["annotations"][TEMPLATE]
     verdict = conditions.accepted(resolved.model is not None)
     facts = _facts(mdep, observed, verdict, template, not changes, progress)

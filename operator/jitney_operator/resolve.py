@@ -114,7 +114,9 @@ def _as_before(spec: Spec, kept: Json, request: Request | None, settings: Settin
         return (profile, None) if profile else None
     weights, kv_cache, overhead = (size(kept["breakdown"][part]) for part in ("weights", "kvCache", "overhead"))
     estimate = Estimate(kept["maxModelLen"], weights, kv_cache, overhead, size(kept["estimatedMemory"]))
-    return (profile, estimate) if estimate.total <= memory_of(spec, profile) + fit.ROUNDED else None
+    # One that was counted for the profile's GPU, before --device cpu was read, says nothing of the pod's memory.
+    measured = kept["device"] == device_of(spec, profile)
+    return (profile, estimate) if not measured or estimate.total <= memory_of(spec, profile) + fit.ROUNDED else None
 
 
 def form(spec: Spec) -> str:

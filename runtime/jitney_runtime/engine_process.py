@@ -61,7 +61,9 @@ class EngineProcess:
         parent = os.getpid()
         if pid := os.fork():
             theirs.close()
-            return cls(pid, Wire(ours))
+            process = cls(pid, Wire(ours))
+            threading.Thread(target=process._hang_up, name="engine-end", daemon=True).start()
+            return process
         ours.close()
         return _serve(settings, Wire(theirs), parent)
 
@@ -85,6 +87,12 @@ class EngineProcess:
             return EngineGone(f"the engine's process ended with {self._code}", self._code or StartError.exit_code)
         return EngineGone(f"the engine's process was ended by {_signal_name(-self._code)}", 128 - self._code)
 
+    def _hang_up(self) -> None:
+        """A process that the engine made may hold the other end of the wire. What was sent before is still read."""
+        self.ended()
+        with suppress(OSError):
+            self.wire.connection.shutdown(socket.SHUT_RDWR)
+
     def kill(self) -> None:
         if self._code is None:
             with suppress(ProcessLookupError):
@@ -96,11 +104,10 @@ def _signal_name(number: int) -> str:
 
 
 class ProcessLink:
-    """engine.link.Link to it. Orders wait until the event loop has taken the wire over. That the process is over is told by a thread that
-    waits for it: the wire may have been inherited by a process of its own."""
+    """engine.link.Link to it. Orders wait until the event loop has taken the wire over."""
 
     def __init__(self, process: EngineProcess, limits: Limits, lost: Callable[[EngineGone], None]) -> None:
-        """`lost` is called on the event loop when the process has ended by itself."""
+        """`lost` is called on the event loop when the process has ended before it was told to stop."""
         self.limits = limits
         self._process = process
         self._lost = lost
@@ -110,15 +117,8 @@ class ProcessLink:
 
     def start(self, tell: Callable[[News], None], dead: Callable[[], None]) -> None:
         self._tell, self._dead = tell, dead
-        connection, loop = self._process.wire.connection, asyncio.get_running_loop()
-        self._taking = loop.create_task(self._take(connection))
-        threading.Thread(target=self._wait, args=(loop,), name="engine-end", daemon=True).start()
-
-    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        error = self._process.ended()
-        # The loop may be over as well.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._gone, error)
+        self._loop = asyncio.get_running_loop()
+        self._taking = self._loop.create_task(self._take(self._process.wire.connection))
 
     async def _take(self, connection: socket.socket) -> None:
         transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _News(self), sock=connection)
@@ -151,12 +151,13 @@ class ProcessLink:
             logger.error("the wire to the engine's process broke", exc_info=error)
         self._dead()
         self._process.kill()
+        threading.Thread(target=self._tell_end, name="engine-lost", daemon=True).start()
 
-    def _gone(self, error: EngineGone) -> None:
-        if not self._over:
-            self._over = True
-            self._dead()
-        self._lost(error)
+    def _tell_end(self) -> None:
+        error = self._process.ended()
+        # The loop may be over as well.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._lost, error)
 
 
 class _News(asyncio.Protocol):

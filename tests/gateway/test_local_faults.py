@@ -129,7 +129,7 @@ from pathlib import Path
 while not Path({obstacle!r}).exists():
     time.sleep(0.05)
 Path(sys.argv[sys.argv.index("--termination-log") + 1]).write_text("DiskFull: the disk is full")
-sys.exit(17)
+sys.exit(13)
 """
 
 

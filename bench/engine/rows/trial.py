@@ -6,6 +6,7 @@ from bench.engine.bench import ALONE, LONG, TOGETHER, Bench, Found
 from bench.engine.rounds import compare
 from bench.engine.servers import PEERS
 
+# Whatever rounds the rows have.
 ROUNDS = 2
 
 

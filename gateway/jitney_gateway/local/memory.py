@@ -34,11 +34,13 @@ def available() -> int:
 def taken(pid: int | None) -> int:
     """Bytes of their own that a process and those it made have already; 0 where it is gone. Pages of files are no loss: the system takes
     them back."""
+    own, made = 0, []
     with contextlib.suppress(OSError, KeyError, ValueError, IndexError):
         lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        own = int(lines["RssAnon"].split()[0]) * 1024
+        # Not every kernel tells them.
         made = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(lines["RssAnon"].split()[0]) * 1024 + sum(taken(int(child)) for child in made)
-    return 0
+    return own + sum(taken(int(child)) for child in made)
 
 
 def needs(launch: Launch, entry: Entry) -> int:

@@ -96,7 +96,7 @@ class EngineThread:
 
 
 class InProcess:
-    """The link to an engine of this process."""
+    """The link to an engine of this process, for tests of what lies around it."""
 
     def __init__(self, engine: Engine) -> None:
         self._thread = EngineThread(engine, self._tell, self._dead)

@@ -76,7 +76,9 @@ class Lifecycle:
         await self._server.serve(sockets=[listener])
         if self.state.serving:
             self.state.serving.engine.stop()
-        if self._draining is None and loading.done() and (failure := loading.exception() or self._lost):
+        if self._lost:
+            return self._failed(self._lost)
+        if self._draining is None and loading.done() and (failure := loading.exception()):
             return self._failed(failure)
         # A loading thread cannot be stopped; the process ends without waiting for it.
         loading.cancel()

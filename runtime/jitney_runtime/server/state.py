@@ -36,7 +36,7 @@ class Serving:
 @dataclass
 class ServerState:
     """`draining`: readiness is off, requests are still taken. `refusing`: new ones get 503. `in_flight`: requests let in and not over.
-    `lost` is called when the process that holds the model has ended by itself."""
+    `lost` is called when the process that holds the model has ended and was not told to."""
 
     settings: RuntimeSettings
     metrics: Metrics

@@ -77,7 +77,7 @@ def _of_the_likely(weights: torch.Tensor, rows: list[ScheduledRow], widths: tupl
     top_p = torch.tensor([row.params.top_p for row in rows], dtype=torch.float64, device=device)[:, None]
     ordered = ordered.double().masked_fill(torch.arange(width, device=device)[None, :] >= top_k, 0.0)
     reached = ordered.cumsum(dim=-1)
-    # Of those that top-k leaves; where it leaves all, they are one.
+    # Of those that top-k leaves; where it leaves all, they are one, and where it leaves more than are looked at, it is not known.
     most = top_p * torch.where(top_k <= width, reached[:, -1:], 1.0)
     outside = reached - ordered >= most
     outside[:, 0] = False
@@ -85,7 +85,8 @@ def _of_the_likely(weights: torch.Tensor, rows: list[ScheduledRow], widths: tupl
     places, _ = _reached(left, _points(rows, device) * left.sum(dim=-1, keepdim=True))
     chosen: list[int] = ids.gather(1, places).squeeze(1).tolist()
     if width < vocabulary:
-        short = (~((top_k <= width) | (reached[:, -1:] >= most))).squeeze(1).nonzero().squeeze(1).tolist()
+        enough = (top_k <= width) | (top_k >= vocabulary) & (reached[:, -1:] >= most)
+        short = (~enough).squeeze(1).nonzero().squeeze(1).tolist()
         if short:
             longer = _of_the_likely(weights[short], [rows[place] for place in short], widths[1:])
             for place, token in zip(short, longer, strict=True):

@@ -99,12 +99,25 @@ def test_every_token_of_a_vocabulary_of_any_size_has_its_share_of_the_points(siz
 
 
 @pytest.mark.parametrize(
-    "limits", [{"top_p": 0.3}, {"top_p": 0.9}, {"top_p": 0.999}, {"top_k": 50}, {"top_k": 3000}, {"top_k": 3000, "top_p": 0.95}]
+    "limits",
+    [
+        {"top_p": 0.3},
+        {"top_p": 0.9},
+        {"top_p": 0.999},
+        {"top_k": 50},
+        {"top_k": 3000},
+        {"top_k": 3000, "top_p": 0.95},
+        {"top_k": 300, "top_p": 0.3},
+        {"top_k": 5000, "top_p": 0.3},
+    ],
 )
-def test_the_likeliest_few_are_drawn_from_as_from_the_whole_order(limits: dict[str, float], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_the_likeliest_few_are_drawn_from_as_from_the_whole_order(
+    limits: dict[str, float], sharpness: float, monkeypatch: pytest.MonkeyPatch
+):
     """Some rows need the first 256, some 4,096 and some all of 6,000."""
     rows = tuple(row(seed=number, temperature=0.2 + number / 32, **limits) for number in range(64))
-    logits = _vocabulary(64, 6000, 3.0)
+    logits = _vocabulary(64, 6000, sharpness)
     found = sample(logits, rows)
     monkeypatch.setattr(sampler, "_of_the_likely", partial(sampler._of_the_likely, widths=()))
     assert found == sample(logits, rows)

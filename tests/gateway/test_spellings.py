@@ -128,7 +128,7 @@ def test_a_variable_of_the_other_server_that_does_nothing_is_told(environment: d
 
 def test_who_makes_a_key_is_told_where_its_limits_hold():
     told = " ".join(ran("keys", "make", "--help").output.replace("│", " ").split())
-    assert told.count("each front door") == 2
+    assert told.count("of all front doors together") == 2
 
 
 def test_a_key_as_yaml():

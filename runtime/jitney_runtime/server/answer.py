@@ -51,9 +51,14 @@ class Answer:
         else:
             prompt = _prompt(request, serving)
         params = request.sampling(room=serving.engine.max_model_len - len(prompt))
-        detokenizer = request.detokenizer(serving.tokenizer, prompt, serving.stops(state.settings))
-        # The last that may fail: nobody would close what the engine has.
-        return cls(state, serving.engine.submit(prompt, params, request.prompt_field), detokenizer, started)
+        generation = serving.engine.submit(prompt, params, request.prompt_field)
+        try:
+            detokenizer = request.detokenizer(serving.tokenizer, prompt, serving.stops(state.settings))
+        except Exception:
+            # A tokenizer's own code. Nobody else would free the row.
+            generation.close()
+            raise
+        return cls(state, generation, detokenizer, started)
 
     @property
     def usage(self) -> Usage:

@@ -232,6 +232,10 @@ def _load_and_serve(settings: RuntimeSettings, wire: Wire) -> None:
     from jitney_runtime.torch_backend.threads import leave_cores_to_kernels
 
     leave_cores_to_kernels(settings.kernel, os.environ)
+    if not settings.trust_remote_code:
+        from jitney_runtime.torch_backend.lean import import_transformers
+
+        import_transformers()
     try:
         from jitney_runtime.engine.engine import Engine
         from jitney_runtime.engine.engine_thread import EngineThread

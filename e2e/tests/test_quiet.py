@@ -151,7 +151,7 @@ def test_what_never_starts_is_written_once(name: str, repeating: str, eye: Eye, 
     def again() -> list[int]:
         versions = [_version(found) for found in look(eye, pod, repeating) if _version(found) > _version(told)]
         if name == "homeless" and not versions:
-            _make_room(kubectl, repeating)
+            _make_room(kubectl)
         return versions if len(versions) >= often else []
 
     versions = wait_for(again, SECONDS, f"repetition {often} of {name}", every=2)
@@ -221,7 +221,7 @@ def test_how_many_nodes_lack_it_is_kept_true(another_node: Callable[[], None], r
         pytest.skip("the nodes of another cluster are not ours")
 
     def message() -> str:
-        _make_room(kubectl, repeating)
+        _make_room(kubectl)
         return str((kubectl.get("mdep", "homeless", repeating) or {})["status"]["lastFailure"]["message"])
 
     wait_for(lambda: "0/1 nodes are available: 1 Insufficient memory" in message(), 60, "first figures")
@@ -236,12 +236,12 @@ def test_how_many_nodes_lack_it_is_kept_true(another_node: Callable[[], None], r
     assert writes[0]["status"]["reason"] == UNSTARTED["homeless"]
 
 
-def _make_room(kubectl: Kubectl, namespace: str) -> None:
-    """A pod leaves its node: the scheduler tries again to place those for which there was none."""
+def _make_room(kubectl: Kubectl) -> None:
+    """A pod leaves its node, in a namespace that takes any: the scheduler tries again to place those for which there was none."""
     node = kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
     spec = {"nodeName": node, "containers": [{"name": "none", "image": "registry.invalid/none/such:1"}]}
-    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "leaving", "namespace": namespace}, "spec": spec})
-    kubectl("delete", "pod", "leaving", "-n", namespace, "--grace-period=0", "--force")
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "leaving", "namespace": "default"}, "spec": spec})
+    kubectl("delete", "pod", "leaving", "-n", "default", "--grace-period=0", "--force")
 
 
 def _told(eye: Eye, name: str, namespace: str, reason: str) -> Seen:

@@ -4,6 +4,7 @@
 quantization, of which none is what the runtime chooses.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import ctypes
@@ -13,6 +14,11 @@ import sys
 from pathlib import Path
 
 import torch
+
+from jitney_runtime.torch_backend.lean import import_transformers
+
+# As the runtime's process begins.
+import_transformers()
 
 from jitney_runtime.progress import Progress
 from jitney_runtime.settings import RuntimeSettings

@@ -8,9 +8,12 @@ finished.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.client
 import json
 import signal
+import socket
 import sys
 import threading
 import time
@@ -65,8 +68,8 @@ def _body(model: str, prompt: str, max_tokens: int) -> bytes:
 
 def _events(url: str, body: bytes):
     target = urlsplit(url)
-    connection = http.client.HTTPConnection(target.hostname, target.port or 80, timeout=300)
-    connection.request("POST", f"{target.path}/chat/completions", body, {"Content-Type": "application/json"})
+    connection = http.client.HTTPConnection(_address(str(target.hostname)), target.port or 80, timeout=300)
+    connection.request("POST", f"{target.path}/chat/completions", body, {"Content-Type": "application/json", "Host": target.netloc})
     response = connection.getresponse()
     if response.status != 200:
         raise ValueError(f"HTTP {response.status} {response.read().decode(errors='replace')[:500]}")
@@ -80,10 +83,18 @@ def _events(url: str, body: bytes):
     raise ValueError("the stream ended without [DONE]")
 
 
+@functools.cache
+def _address(host: str) -> str:
+    """A lookup that is lost is tried again after five seconds: sixteen at once would not come at once."""
+    return socket.gethostbyname(host)
+
+
 def main(url: str, model: str, plan: dict[str, object]) -> None:
     prompts = plan.get("prompts") or PROMPTS
     lock = threading.Lock()
 
+    with contextlib.suppress(OSError):
+        _address(str(urlsplit(url).hostname))
     end = time.time() + float(plan.get("seconds", 0))
     enough = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: enough.set())

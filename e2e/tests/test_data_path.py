@@ -331,7 +331,7 @@ def test_who_waits_in_vain_is_told_why(in_vain: Future[httpx.Response], kubectl:
     waited = f"{HOMELESS} has no replica after {HOLD_SECONDS} s of waiting"
     assert answer.json()["error"]["message"] == f"{waited}: Unschedulable: {ready['message']}"
     assert answer.json()["error"]["code"] == "model_starting"
-    assert HOLD_SECONDS - 1 < answer.elapsed.total_seconds() < HOLD_SECONDS + 60
+    assert HOLD_SECONDS - 1 < answer.elapsed.total_seconds() < HOLD_SECONDS + 15
 
 
 def test_a_key_is_exchanged_without_a_restart(exchanged: list[tuple[str, int]], served: Served, keys: Keys, kubectl: Kubectl) -> None:

@@ -58,7 +58,7 @@ def test_neither_is_refused_anything(account: str, cluster: Cluster) -> None:
 
 FOREVER = datetime.max.replace(tzinfo=UTC)
 # An uninstall takes the rights first, and the Deployment and with it the pods some requests later.
-UNINSTALL = timedelta(seconds=10)
+UNINSTALL = timedelta(seconds=2)
 
 
 def _told_to_leave(cluster: Cluster) -> dict[str, datetime]:
